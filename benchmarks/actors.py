@@ -104,7 +104,7 @@ async def measure(bench: Bench) -> list[Row]:
 def make_host(folder: str, max_active: int = ACTIVE) -> Runtime:
     """A host with one kind of actor."""
     runtime = Runtime(SqliteStore.in_folder(Path(folder)), max_active=max_active, max_resting=max_active)
-    runtime.register(ActorKind.of(Counter))
+    runtime.register(ActorKind.from_class(Counter))
     return runtime
 
 

@@ -125,7 +125,7 @@ def _note(ours: Sequence[Round]) -> str:
 def build(folder: str, place: dict[str, Any], *, front: bool) -> Stand:
     """The mesh, with an actor that tells where it is."""
     stand = build_dapr_stand(folder, place, front=front)
-    stand.mesh.runtime.register(ActorKind.of(Where, type=WHERE))
+    stand.mesh.runtime.register(ActorKind.from_class(Where, type=WHERE))
     return stand
 
 

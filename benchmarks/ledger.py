@@ -96,7 +96,7 @@ async def with_host(folder: str, seconds: float, budgets: list[Budget], **contex
     """The model behind budgets on an embedded host with its event log."""
     database = SqliteDatabase(Path(folder))
     runtime = Runtime(SqliteStore(database, EventLog(database)))
-    runtime.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
+    runtime.register(ActorKind.from_class(BudgetAccount, type=ACCOUNT))
     await runtime.start()
     model = Accounting(Unpriced(), Budgets(budgets, runtime), Prices(default=PRICE), call_events(runtime))
     try:

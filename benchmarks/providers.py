@@ -29,7 +29,7 @@ from meshwright.core.errors import ConfigError, ModelError
 from meshwright.models.named import Chain, ModelSettings, named_models, with_fallbacks
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
-from meshwright.models.providers import PROVIDERS, missing, provider_of
+from meshwright.models.providers import PROVIDERS, find_provider, missing
 from tests.support.fake_provider import FakeProvider, Fault
 
 FAKED = (
@@ -83,7 +83,7 @@ def configured() -> list[str]:
 
 def environment_at(fake: FakeProvider, model: str) -> dict[str, str]:
     """The environment in which a model's provider is the fake."""
-    provider, _ = provider_of(model)
+    provider, _ = find_provider(model)
     path = "" if provider.name == "anthropic" else "/v1"
     values = {"api_key": "none-needed", "api_base": f"{fake.url}{path}"}
     return {param.variables[0]: values[param.name] for param in provider.params}
@@ -125,7 +125,7 @@ def by_hand(model: str, reply: ModelReply) -> Decimal | None:
     """Tokens times prices of LiteLLM's list, cached ones at the full price where it has none for them."""
     from litellm import model_cost
 
-    whole = provider_of(model)[1]
+    whole = find_provider(model)[1]
     entry = model_cost.get(whole) or model_cost.get(whole.partition("/")[2])
     if not entry:
         return None

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         ToolCall,
         Wrapper,
     )
-    from meshwright.models.thinking import Thinking, thinking_of
+    from meshwright.models.thinking import Thinking, thinking_callback
 
 _HOMES = {
     "agents.context.memory": "MemoryCatalog MemoryItem MemoryStore",
@@ -78,7 +78,7 @@ _HOMES = {
     "models.errors": "ModelUnavailable",
     "models.named": "ModelSettings open_model with_fallbacks",
     "models.port": "Model ModelPosition ModelReply ModelRequest ModelWrapper OnDelta ToolCall Wrapper",
-    "models.thinking": "Thinking thinking_of",
+    "models.thinking": "Thinking thinking_callback",
 }
 """The public names of each module."""
 
@@ -151,7 +151,7 @@ __all__ = [
     "parse_prompt",
     "read_model",
     "record_refusal",
-    "thinking_of",
+    "thinking_callback",
     "turn",
     "with_fallbacks",
 ]

@@ -137,14 +137,14 @@ class MeshDurability(BaseDurabilityCapability[Any]):
         run = Run.current()
         if run is None or not requests.approvals:
             return None
-        calls = [(_tool_of(ctx, call.tool_name), call) for call in requests.approvals]
+        calls = [(_framework_tool(ctx, call.tool_name), call) for call in requests.approvals]
         decisions = await run.gather(*(_decide(run, tool, call) for tool, call in calls))
         ids = [call.tool_call_id for call in requests.approvals]
         return DeferredToolResults(approvals=dict(zip(ids, decisions, strict=True)))
 
     def _select(self, ctx: ModelSelectionContext[Any]) -> Model | str:
         if (run := Run.current()) is not None:
-            return self._model_of(run)
+            return self._run_model(run)
         if ctx.model is None:
             raise AgentError(
                 f"The agent {self.name!r} of pydantic-ai runs outside a run of the mesh, and has no model",
@@ -154,10 +154,10 @@ class MeshDurability(BaseDurabilityCapability[Any]):
 
     def _through_the_run(self, request_context: ModelRequestContext) -> ModelRequestContext:
         if (run := Run.current()) is not None:
-            request_context.model = self._model_of(run)
+            request_context.model = self._run_model(run)
         return request_context
 
-    def _model_of(self, run: Run) -> Model:
+    def _run_model(self, run: Run) -> Model:
         if (model := self._models.get(run)) is None:
             provider = OpenAIProvider(openai_client=run.openai())
             model = self._models[run] = OpenAIChatModel(self._model_name, provider=provider)
@@ -221,7 +221,7 @@ async def _decide(run: Run, tool: FrameworkTool, call: ToolCallPart) -> ToolAppr
     return ToolApproved(override_args=None if arguments == given else from_json(arguments))
 
 
-def _tool_of(ctx: RunContext[Any], name: str) -> FrameworkTool:
+def _framework_tool(ctx: RunContext[Any], name: str) -> FrameworkTool:
     definition = ctx.tools.get(name)
     if definition is None:
         return FrameworkTool(name, "", {"type": "object"})

@@ -4,10 +4,10 @@ from meshwright.agents.sandbox.port import BoxLimits, Sandbox
 from meshwright.agents.tools.chain import ToolCallWrapper, ToolInvocation, ToolLink, ToolWrapper
 from meshwright.agents.tools.functions import (
     FunctionTool,
+    collect_tools,
     delegate_tool,
     recall_tool,
     remember_tool,
-    tools_of,
 )
 from meshwright.agents.tools.tool import Tool, ToolContext, Unchanged, tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
@@ -33,10 +33,10 @@ __all__ = [
     "Toolset",
     "Unchanged",
     "WebTools",
+    "collect_tools",
     "delegate_tool",
     "mark_comment",
     "recall_tool",
     "remember_tool",
     "tool",
-    "tools_of",
 ]

@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from meshwright.agents.sandbox.boxes import Bubblewrap, Landlock, NoBox
-from meshwright.agents.sandbox.choice import Box, broken_out_of
+from meshwright.agents.sandbox.choice import Box, find_escapes
 from meshwright.agents.sandbox.execution import BoxJob, Interpreter
 from meshwright.agents.sandbox.port import BoxLimits, SandboxResult
 from meshwright.agents.sandbox.process import ControlGroup
@@ -135,8 +135,8 @@ class Trials:
 
     async def all(self) -> dict[str, Any]:
         """How each trial ended, by its name."""
-        out = await broken_out_of(self.box, self.python, source=SOURCE, make_bait=WholeBait)
-        found: dict[str, Any] = {"attempts": out, "decisive": await broken_out_of(self.box, self.python)}
+        out = await find_escapes(self.box, self.python, source=SOURCE, make_bait=WholeBait)
+        found: dict[str, Any] = {"attempts": out, "decisive": await find_escapes(self.box, self.python)}
         if isinstance(self.box, NoBox):  # its limits are those of the boxes; what gets out is the question
             return found
         before = os.nice(0)

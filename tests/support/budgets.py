@@ -137,7 +137,7 @@ async def spending(
     database, clock = SqliteDatabase(None), ManualClock(now)
     log = EventLog(database)
     runtime = Runtime(SqliteStore(database, log), clock=clock)
-    runtime.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
+    runtime.register(ActorKind.from_class(BudgetAccount, type=ACCOUNT))
     await runtime.start()
     try:
         yield Spending(runtime, log, clock, Prices(default=price, listed=dict), *declared)

@@ -12,7 +12,7 @@ import aiohttp
 from meshwright import Agent, Capability, Client, Run, ToolFailed
 from meshwright.core.encoding import encode, struct_reader
 from meshwright.core.events import Event
-from meshwright.core.payloads import Payload, payload_of
+from meshwright.core.payloads import Payload, find_payload
 from meshwright.edges.http.server import serving
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
@@ -202,7 +202,7 @@ async def http_mesh(
 def misfit(kinds: Mapping[str, type[Payload]], event: Event) -> set[str]:
     """The fault of a payload that does not fit the type of its event."""
     try:
-        if (kind := payload_of(kinds, event.event_type)) is not None:
+        if (kind := find_payload(kinds, event.event_type)) is not None:
             struct_reader(kind, strict=True)(encode(event.payload))
     except ValueError as error:
         return {f"{event.event_type}: {error}"}

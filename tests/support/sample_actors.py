@@ -111,8 +111,8 @@ NO_JSON: dict[str, Any] = {
 }
 
 
-DIARY = ActorKind.of(Diary)
-SENDER = ActorKind.of(Sender)
+DIARY = ActorKind.from_class(Diary)
+SENDER = ActorKind.from_class(Sender)
 
 
 def diary(name: str = "one") -> ActorRef:

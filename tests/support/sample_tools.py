@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from meshwright.core.errors import NotFound
-from meshwright.tools import Tool, ToolContext, tool, tools_of
+from meshwright.tools import Tool, ToolContext, collect_tools, tool
 from tests.support.toolset_calls import LimitedTool
 
 
@@ -85,4 +85,4 @@ class Almanac:
 
 def limited_tools(*owners: object) -> list[Tool]:
     """The tools of their owners, within the limits of an agent."""
-    return [LimitedTool(tool, timeout_seconds=60.0) for tool in tools_of(*owners)]
+    return [LimitedTool(tool, timeout_seconds=60.0) for tool in collect_tools(*owners)]

@@ -49,7 +49,7 @@ from meshwright.parts.stack.services import (
     redis,
     scheduler,
 )
-from meshwright.parts.stack.supervisor import command_of, write_files
+from meshwright.parts.stack.supervisor import service_command, write_files
 from tests.support.settings import Settings
 
 COMPONENTS = Path(__file__).parents[2] / "components"
@@ -97,7 +97,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command_of(self.service),
+                service_command(self.service),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

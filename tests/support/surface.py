@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from meshwright.core.payloads import Payload, facts_of, family_of
+from meshwright.core.payloads import Payload, event_family, fact_fields
 from meshwright.core.settings.model import built_in
 
 FILE = Path(__file__).with_suffix(".json")
@@ -70,8 +70,8 @@ def _facts(kinds: dict[str, type[Payload]]) -> dict[str, list[str]]:
     names = {*json.loads(FILE.read_text())["facts"]} if FILE.exists() else set()
     facts: dict[str, set[str]] = {}
     for event_type, kind in kinds.items():
-        name = event_type if event_type in names else family_of(event_type)
-        facts.setdefault(name, set()).update(facts_of(kind))
+        name = event_type if event_type in names else event_family(event_type)
+        facts.setdefault(name, set()).update(fact_fields(kind))
     return {name: sorted(fields) for name, fields in facts.items() if fields}
 
 

@@ -44,7 +44,7 @@ def dispatched(task_id: str, attempt: int = 1, generation: int = 1, agent_id: st
         generation=generation,
         parent=Parent(actor_type="a", actor_id="b", key="k", task_id="above"),
     )
-    payload = Dispatch.of(task, attempt=attempt, agent_id=agent_id, score_card=CARD)
+    payload = Dispatch.wrap(task, attempt=attempt, agent_id=agent_id, score_card=CARD)
     return about(task_id, "task.dispatched", payload, agent_id=agent_id)
 
 

@@ -59,7 +59,7 @@ def a_task(task_id: str = "t1", **fields: Any) -> Task:
 
 def a_dispatch(task: Task, attempt: int = 1, agent_id: str = "helper") -> Dispatch:
     card = ScoreCard(agent_id=agent_id, capability=task.capability, score=1, weight=1, health=1, success=1)
-    return Dispatch.of(task, attempt=attempt, agent_id=agent_id, score_card=card)
+    return Dispatch.wrap(task, attempt=attempt, agent_id=agent_id, score_card=card)
 
 
 def an_outcome(task_id: str = "t1", status: str = "succeeded", **fields: Any) -> Outcome:

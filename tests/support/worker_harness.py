@@ -38,8 +38,8 @@ class WorkerHarness:
         registry = Registry()
         helping = Registration(agent_id="helper", name="helper", capabilities=(Capability("general-query"),))
         registry.register(helping)
-        runtime.register(ActorKind.of(Orchestrator, registry=registry))
-        runtime.register(ActorKind.of(AgentThread, type="helper"))
+        runtime.register(ActorKind.from_class(Orchestrator, registry=registry))
+        runtime.register(ActorKind.from_class(AgentThread, type="helper"))
         runtime.listen("#", self._note)
         runtime.attach(self.worker)
 
@@ -49,7 +49,7 @@ class WorkerHarness:
         """Have a task accepted, and put it into the inbox of its thread, with `ended` once it is over."""
         ref = ActorRef("helper", f"default:{thread or task_id}")
         task = a_task(task_id, thread_id=thread or task_id, deadline_at=deadline_at)
-        await self.runtime.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.of(task))
+        await self.runtime.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.wrap(task))
         if ended:
             await self.until(lambda: any(event.task_id == task_id for event in self.of("task.timed_out")))
         await self.runtime.call(ref, "enqueue", a_dispatch(task).model_dump_json().encode())

@@ -29,9 +29,9 @@ from meshwright.engine.work import (
     Worker,
 )
 from meshwright.engine.work.claims import Settler
-from meshwright.engine.work.entry import thread_of
+from meshwright.engine.work.entry import route_to_thread
 from meshwright.engine.work.protocol import ORCHESTRATOR, Accept
-from meshwright.mesh.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.mesh.orchestration.orchestrator import Orchestrator, route_to_task
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.money.account import ACCOUNT, BudgetAccount
 from tests.support.harness import RuntimeHarness
@@ -151,13 +151,13 @@ class WorkerPool:
         for agent_id in self._agents:
             capabilities = (Capability("helping"),)
             registry.register(Registration(agent_id=agent_id, name=agent_id, capabilities=capabilities))
-        threads = [ActorKind.of(AgentThread, type=agent_id) for agent_id in self._agents]
-        dispatches = [Subscription(topics.tasks(each), thread_of, "enqueue") for each in self._agents]
+        threads = [ActorKind.from_class(AgentThread, type=agent_id) for agent_id in self._agents]
+        dispatches = [Subscription(topics.tasks(each), route_to_thread, "enqueue") for each in self._agents]
         self.runtime = await self._harness.open(
-            ActorKind.of(Orchestrator, registry=registry),
+            ActorKind.from_class(Orchestrator, registry=registry),
             *threads,
-            ActorKind.of(BudgetAccount, type=ACCOUNT),
-            subscriptions=[Subscription(topics.TASK_RESULTS, task_of, "settle"), *dispatches],
+            ActorKind.from_class(BudgetAccount, type=ACCOUNT),
+            subscriptions=[Subscription(topics.TASK_RESULTS, route_to_task, "settle"), *dispatches],
             staff=self.employ,
             clock=clock or SystemClock(),
         )
@@ -204,7 +204,7 @@ class WorkerPool:
 
     async def submit(self, task_id: str, **fields: Any) -> Receipt:
         """Have a task accepted."""
-        accept = Accept.of(a_task(task_id, self.runtime.clock.now(), **fields))
+        accept = Accept.wrap(a_task(task_id, self.runtime.clock.now(), **fields))
         return await self.runtime.call(ActorRef(ORCHESTRATOR, task_id), "accept", accept)
 
     async def outcome(self, task_id: str) -> Outcome:

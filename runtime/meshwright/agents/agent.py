@@ -141,9 +141,9 @@ class Agent:
         """
         shape = self.answers
         if shape is None and run.task.shape is not None:
-            from meshwright.models.structure import shape_of  # of a worker, which has loaded it
+            from meshwright.models.structure import answer_shape  # of a worker, which has loaded it
 
-            shape = shape_of(run.task.shape)
+            shape = answer_shape(run.task.shape)
         if shape is None:
             return await run.converse()
         return (await run.converse(shape)).model_dump(mode="json", by_alias=True)

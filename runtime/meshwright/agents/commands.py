@@ -107,13 +107,13 @@ def _check_code(target: Target) -> int:
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
     where it asks for the same steps.
     """
-    from meshwright.agents.loader import code_of
+    from meshwright.agents.loader import hash_code
     from meshwright.agents.shipped import project_agents
 
     settings = _settings()
     require_trust(settings)
     loaded = project_agents(settings, Path.cwd())
-    now = {agent.agent_id: code_of(agent) for agent in loaded}
+    now = {agent.agent_id: hash_code(agent) for agent in loaded}
 
     async def find(mesh: Connection) -> list[TaskSummary]:
         lists = [await mesh.client.tasks(status=status, limit=_MAX_TASKS) for status in _BEGUN]

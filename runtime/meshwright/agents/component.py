@@ -16,11 +16,11 @@ from meshwright.agents.context.settings import ContextSettings
 from meshwright.agents.event_types import AgentCodeChanged, ToolOverran
 from meshwright.agents.loader import (
     bind_agents,
-    code_of,
+    hash_code,
     needs_prompt,
+    prompt_variables,
     prompts_brought,
     prompts_folder,
-    variables_of,
 )
 from meshwright.agents.prompts import Prompts, PromptSource, PromptSources
 from meshwright.agents.prompts.sources import BUILT_IN
@@ -49,7 +49,7 @@ from meshwright.engine.kernel.timers import Duty
 from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.sql.folder import LOCK_NAME
 from meshwright.engine.work import AgentThread, Worker
-from meshwright.engine.work.entry import thread_of
+from meshwright.engine.work.entry import route_to_thread
 from meshwright.engine.work.sharing import Sharing
 from meshwright.mesh.components import Actors, Check, Component, call_hook
 from meshwright.mesh.mesh import FRONT, Mesh
@@ -58,7 +58,7 @@ from meshwright.models.port import CallContext, GuessedWindow, Model, ModelWindo
 from meshwright.models.settings import ModelsSettings
 from meshwright.money.budgets import Budgets
 from meshwright.money.costs import usual_call
-from meshwright.money.spending import Activity, activity_of
+from meshwright.money.spending import Activity, read_activity
 
 _MAX_NAMED = 8  # prompts that no agent reads
 
@@ -72,7 +72,7 @@ class PromptsComponent(Component):
         super().__init__(mesh)
         folder = prompts_folder(mesh.project, mesh.settings)
         agents = mesh.get(AgentTypes)
-        prompts_in_code, own = prompts_brought(agents), variables_of(agents)
+        prompts_in_code, own = prompts_brought(agents), prompt_variables(agents)
         self._folder = Prompts(folder, in_code=prompts_in_code, own=own, on_event=mesh.tell)
         seconds = mesh.settings[PromptsSettings].reload_seconds
         self.parts.append(Duty(mesh.runtime.clock, seconds, self._reload))
@@ -128,7 +128,7 @@ class AgentsComponent(Component):
         )
         self._agents = mesh.provide(bound)
         self.parts += [self._toolsets, *self._agents.values()]
-        self._codes = {agent.agent_id: code_of(agent) for agent in mesh.get(AgentTypes)}
+        self._codes = {agent.agent_id: hash_code(agent) for agent in mesh.get(AgentTypes)}
 
     def assemble(self) -> None:
         """Make the worker, over the model, the prompts and the memories of the mesh."""
@@ -169,9 +169,9 @@ class AgentsComponent(Component):
         if not has_broker:  # the process that dispatches makes the messages, also those to agents elsewhere
             self.mesh.runtime.subscribe(_dispatches(topics.tasks("#")))
         for agent in self.mesh.get(AgentTypes):
-            kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
+            kind = ActorKind.from_class(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = (_dispatches(topics.tasks(agent.agent_id)),) if has_broker else ()
-            yield Actors(kind, app_of(agent, settings), tasks)
+            yield Actors(kind, agent_app(agent, settings), tasks)
 
     def warnings(self) -> Iterable[str]:
         """The toolsets that cannot be used, and the tables that no agent has."""
@@ -212,7 +212,7 @@ class AgentsComponent(Component):
             max_context_tokens=settings[ContextSettings].max_tokens,
             max_memory_tokens=settings[ContextSettings].memory_max_tokens,
             window=partial(_window, windows, settings[ContextSettings].window_tokens),
-            price=windows.price_of,
+            price=windows.highest_price,
             stream=settings[ModelsSettings].stream,
             read_on_seconds=settings[ModelsSettings].read_on_seconds,
             parking=parking,
@@ -229,7 +229,7 @@ class AgentsComponent(Component):
         return None
 
     async def _activity(self, tenant_id: str, since: datetime) -> Activity:
-        activity = await activity_of(self.mesh.log, tenant_id, since, self.mesh.runtime.clock.now())
+        activity = await read_activity(self.mesh.log, tenant_id, since, self.mesh.runtime.clock.now())
         decisions = await self.mesh.get(WholeInbox).count(tenant_id)
         return activity.model_copy(update={"decisions": decisions})
 
@@ -250,7 +250,7 @@ def _window(
     tenant_id: str,
     agent_id: str,
 ) -> ModelWindow:
-    window = windows.window_of(model, tags, tenant_id, agent_id)
+    window = windows.model_window(model, tags, tenant_id, agent_id)
     if window.input is None:
         return ModelWindow(usual_tokens, window.output)
     if isinstance(window, GuessedWindow) and usual_tokens is not None:
@@ -263,16 +263,16 @@ async def _refuse(error: ConfigError) -> str:
 
 
 def _dispatches(pattern: str) -> Subscription:
-    return Subscription(pattern, thread_of, "enqueue", sealed=True)
+    return Subscription(pattern, route_to_thread, "enqueue", sealed=True)
 
 
 def agents_here(mesh: Mesh) -> list[type[Agent]]:
     """The agents whose tasks this process runs."""
     settings = tool_settings(mesh.settings, mesh.project)
-    return [agent for agent in mesh.get(AgentTypes) if mesh.role.runs(app_of(agent, settings))]
+    return [agent for agent in mesh.get(AgentTypes) if mesh.role.runs(agent_app(agent, settings))]
 
 
-def app_of(agent: type[Agent], settings: ToolSettings) -> str:
+def agent_app(agent: type[Agent], settings: ToolSettings) -> str:
     """The app that runs an agent's tasks: its own, or the front where it reads the log or can do nothing."""
     return FRONT if agent.reads_log or can_do_nothing(agent, settings) else agent.agent_id
 

@@ -24,7 +24,7 @@ from meshwright.agents.prompts import CodePrompt
 from meshwright.agents.settings import AgentsSettings, PromptsSettings
 from meshwright.agents.skills.catalog import Skills
 from meshwright.agents.skills.tools import SkillTool
-from meshwright.agents.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
+from meshwright.agents.tools.functions import collect_tools, delegate_tool, recall_tool, remember_tool
 from meshwright.agents.tools.limited import Overrun, ToolThreads, author_place
 from meshwright.agents.tools.tool import Tool
 from meshwright.agents.tools.toolset import Toolset
@@ -164,13 +164,13 @@ def _names_in(code: CodeType) -> Iterator[str]:
 def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, CodePrompt]:
     """The prompts that stand in the code of agents, by name."""
     return {
-        agent.prompt: CodePrompt(agent.prompt_text, agent.__qualname__, _file_of(agent))
+        agent.prompt: CodePrompt(agent.prompt_text, agent.__qualname__, _source_file(agent))
         for agent in agents
         if agent.prompt_text
     }
 
 
-def variables_of(agents: Iterable[type[Agent]]) -> dict[str, tuple[str, ...]]:
+def prompt_variables(agents: Iterable[type[Agent]]) -> dict[str, tuple[str, ...]]:
     """The variables that all agents with a prompt have in their classes, by the name of the prompt."""
     by_prompt: dict[str, tuple[str, ...]] = {}
     for agent in agents:
@@ -179,7 +179,7 @@ def variables_of(agents: Iterable[type[Agent]]) -> dict[str, tuple[str, ...]]:
     return by_prompt
 
 
-def _file_of(agent: type[Agent]) -> str:
+def _source_file(agent: type[Agent]) -> str:
     try:
         return inspect.getsourcefile(agent) or ""
     except (OSError, TypeError):  # made in an interactive session
@@ -300,16 +300,16 @@ def _check_unique(agents: Sequence[type[Agent]]) -> None:
     for agent in agents:
         other = by_id.setdefault(agent.agent_id, agent)
         if other is not agent:
-            remedy = f"rename this one; the other is {':'.join(map(str, _place_of(other)))}"
+            remedy = f"rename this one; the other is {':'.join(map(str, _source_place(other)))}"
             raise _wrong(agent, f"two agents are called {agent.agent_id!r}", remedy, "agent_id")
 
 
-def _place_of(agent: type[Agent]) -> tuple[str, int]:
+def _source_place(agent: type[Agent]) -> tuple[str, int]:
     return inspect.getfile(agent), inspect.getsourcelines(agent)[1]
 
 
 def _wrong(agent: type[Agent], problem: str, remedy: str, field: str) -> ConfigError:
-    path, line = _place_of(agent)
+    path, line = _source_place(agent)
     return ConfigError(problem, path=path, line=line, remedy=remedy, field=field)
 
 
@@ -344,8 +344,8 @@ class BoundAgent:
         settings = toolsets.settings
         size = agent.max_concurrency or settings.max_concurrency
         self.threads = ToolThreads(agent.agent_id, size, on_overrun)
-        self.toolsets = toolsets.of(type(agent), self.threads)
-        self._own = tools_of(agent, threads=self.threads)
+        self.toolsets = toolsets.for_agent(type(agent), self.threads)
+        self._own = collect_tools(agent, threads=self.threads)
         if agent.delegates_to:
             self._own.append(delegate_tool(agent.delegates_to, capabilities))
         if agent.remembers:
@@ -414,7 +414,7 @@ class BoundAgent:
             capability.name: toolset.reason
             for capability in registration.capabilities
             for toolset in self.toolsets
-            if toolset.state == "degraded" and any(map(toolset.is_of, capability.requirements))
+            if toolset.state == "degraded" and any(map(toolset.satisfies, capability.requirements))
         }
         return registration.model_copy(update={"metadata": metadata, "unmet": unmet})
 
@@ -466,20 +466,20 @@ def bind_agents(
     )
 
 
-def code_of(agent: type[Agent]) -> str:
+def hash_code(agent: type[Agent]) -> str:
     """A hash of the files of an agent, its bases and its toolsets; of a package all files in its folder.
 
     Prompts are not in it, nor is what those files import from elsewhere: a run follows its journal with any.
     """
     digest = hashlib.sha256()
     classes = [cls for owner in (agent, *toolset_classes(agent)) for cls in owner.__mro__]
-    files = {file for cls in classes if cls not in (Agent, Toolset, object) for file in _files_of(cls)}
+    files = {file for cls in classes if cls not in (Agent, Toolset, object) for file in _source_files(cls)}
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:_DIGEST_CHARS]
 
 
-def _files_of(cls: type) -> Iterator[Path]:
+def _source_files(cls: type) -> Iterator[Path]:
     try:
         file = Path(inspect.getsourcefile(cls) or "")
     except (OSError, TypeError):  # made in an interactive session, or in C

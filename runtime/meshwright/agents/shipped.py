@@ -1,6 +1,6 @@
 """The agents of a project: those of its folder, and those of Meshwright that `[agents] include` names.
 
-`warnings_of` and `cache_warnings` look at the models that they ask for.
+`find_warnings` and `cache_warnings` look at the models that they ask for.
 
 Those that come with Meshwright are also classes of this module, each with its prompt:
 
@@ -24,7 +24,7 @@ from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.messages import Task
 from meshwright.core.settings import Settings
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.routing import CallerTags, deployments_of, tags_nobody_answers
+from meshwright.models.routing import CallerTags, group_deployments, tags_nobody_answers
 from meshwright.models.settings import ModelsSettings
 
 _SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
@@ -78,7 +78,7 @@ def shipped_prompt(name: str) -> str:
     return path.read_text("utf-8") if path.is_file() else ""
 
 
-def warnings_of(
+def find_warnings(
     config: LiteLLMConfig | None, prompts: PromptSources, agents: Sequence[type[Agent]]
 ) -> list[ConfigError]:
     """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
@@ -96,7 +96,7 @@ def warnings_of(
             name = f"agent {agent.agent_id} [{', '.join(tags)}]"
             callers[name] = (agent.model or groups.get(agent.prompt, "default"), tags)
     # A model that code names needs no group: the start fails where it cannot be called.
-    outright = {model for model in by_code.values() if deployments_of(config, model) is None}
+    outright = {model for model in by_code.values() if group_deployments(config, model) is None}
     callers = {name: caller for name, caller in callers.items() if caller[0] not in outright}
     return [*config.warnings, *tags_nobody_answers(config, callers)]
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.tools.chain import ToolWrapper
-from meshwright.agents.tools.functions import tools_of
+from meshwright.agents.tools.functions import collect_tools
 from meshwright.agents.tools.limited import ToolThreads
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
@@ -84,16 +84,18 @@ class _Unusable(Toolset):
 
 def toolset_classes(agent: type[Agent]) -> list[type[Toolset]]:
     """The classes of the toolsets that an agent names. Raises ConfigError for one that is not installed."""
-    return [_class_of(agent, toolset) if isinstance(toolset, str) else toolset for toolset in agent.toolsets]
+    return [
+        _find_class(agent, toolset) if isinstance(toolset, str) else toolset for toolset in agent.toolsets
+    ]
 
 
-def toolsets_of(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
+def find_toolsets(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
     """The toolsets of an agent: those that it names, and those with tables whose `agents` name it.
 
     Raises ConfigError for one that is not installed.
     """
     of_agent = [
-        _ref_of(cls, toolset, settings)
+        _resolve_ref(cls, toolset, settings)
         for cls, toolset in zip(toolset_classes(agent), agent.toolsets, strict=True)
     ]
     by_table = [
@@ -105,7 +107,7 @@ def toolsets_of(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
     return list(dict.fromkeys([*of_agent, *by_table]))
 
 
-def _class_of(agent: type[Agent], name: str) -> type[Toolset]:
+def _find_class(agent: type[Agent], name: str) -> type[Toolset]:
     kind = name.partition(".")[0]
     if kind in kinds():
         return kinds()[kind]()
@@ -119,7 +121,7 @@ def _class_of(agent: type[Agent], name: str) -> type[Toolset]:
     return plugins[name].load()
 
 
-def _ref_of(cls: type[Toolset], toolset: type[Toolset] | str, settings: ToolSettings) -> ToolsetRef:
+def _resolve_ref(cls: type[Toolset], toolset: type[Toolset] | str, settings: ToolSettings) -> ToolsetRef:
     """A toolset with its table; where an agent names none, that is `default` or the only one there is."""
     if not cls.kind:
         return ToolsetRef(cls)
@@ -141,7 +143,7 @@ def can_do_nothing(agent: type[Agent], settings: ToolSettings) -> bool:
     """Whether each capability of an agent requires a toolset that lacks settings. Raises ConfigError."""
     if not all(capability.requirements for capability in agent.capabilities):
         return False
-    refs = toolsets_of(agent, settings)
+    refs = find_toolsets(agent, settings)
     lacking = [ref for ref in refs if ref.make(settings).lack]
     names = {name for ref in lacking for name in (ref.title, ref.cls.kind)}
     return all(names.intersection(capability.requirements) for capability in agent.capabilities)
@@ -159,7 +161,7 @@ def unusable(settings: ToolSettings, agents: Sequence[type[Agent]]) -> Mapping[s
         remedy = did_you_mean(name, names) or "Load an agent that has it, or take the table out"
         problem = f"[tools.{name}]: no toolset has that name"
         problems[f"tools.{name}"] = ConfigError(problem, remedy=remedy, field="tools")
-    for ref in (ref for agent in agents for ref in toolsets_of(agent, settings)):
+    for ref in (ref for agent in agents for ref in find_toolsets(agent, settings)):
         if ref.problem:
             problems[ref.title] = ConfigError(ref.problem, field="toolsets")
     return problems
@@ -207,10 +209,10 @@ class Toolsets:
         self._threads = _ThreadsOfAgents()
         self._shared: dict[ToolsetRef, SharedToolset] = {}
 
-    def of(self, agent: type[Agent], threads: ToolThreads) -> list[SharedToolset]:
+    def for_agent(self, agent: type[Agent], threads: ToolThreads) -> list[SharedToolset]:
         """The toolsets of an agent, whose tools run in its threads. Raises ConfigError."""
         self._threads.by_agent[agent.agent_id] = threads
-        return [self._get(ref) for ref in toolsets_of(agent, self.settings)]
+        return [self._get(ref) for ref in find_toolsets(agent, self.settings)]
 
     def _get(self, ref: ToolsetRef) -> SharedToolset:
         if ref not in self._shared:
@@ -250,7 +252,7 @@ class SharedToolset:
         self.state: State = "degraded" if lack else "idle" if self.has_to_start else "ready"
         self.reason = lack
         self.tools: tuple[Tool, ...] = ()
-        self._take([] if lack else tools_of(toolset, threads=toolset.threads))
+        self._take([] if lack else collect_tools(toolset, threads=toolset.threads))
         toolset.on_news = self._hear
         self._clock = clock
         self._tell = tell
@@ -259,7 +261,7 @@ class SharedToolset:
         self._lost = ""
         self._keeper: asyncio.Task[None] | None = None
 
-    def is_of(self, requirement: str) -> bool:
+    def satisfies(self, requirement: str) -> bool:
         """Whether a requirement of a capability names it: `argocd`, `kube` or `kube.prod`."""
         return requirement in (self.title, self.title.partition(".")[0])
 

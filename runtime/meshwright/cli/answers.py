@@ -14,7 +14,7 @@ from meshwright.console.filters import OPEN, Many, many_options, refusal
 from meshwright.console.nouns import Noun, completes
 from meshwright.console.options import JSON_OBJECT, JSON_VALUE, Target, from_stdin, mesh_options, utf8
 from meshwright.console.output import document
-from meshwright.console.questions import answer_command, answer_of, is_for_money, short_name
+from meshwright.console.questions import answer_command, is_for_money, parse_answer, short_name
 from meshwright.core.display import Document, printable, short
 from meshwright.core.errors import Conflict, InvalidInput, MeshError
 from meshwright.core.schema import takes_approval
@@ -147,7 +147,7 @@ def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any]
     argument = value[0] if value is not None else text
 
     async def one(question: Question, mesh: Connection) -> str:
-        shaped = argument if text is None else answer_of(question.answer_schema, text)
+        shaped = argument if text is None else parse_answer(question.answer_schema, text)
         return _sent("answered", question, await mesh.client.answer(question, shaped), mesh)
 
     return _answer(target, many._replace(ids=ids), one, argument)

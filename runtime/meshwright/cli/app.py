@@ -20,7 +20,7 @@ from meshwright.console.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.core.part import Part
-from meshwright.core.parts import of_packages, ours
+from meshwright.core.parts import installed_parts, ours
 
 if TYPE_CHECKING:
     from meshwright.agents.agent import Agent
@@ -114,13 +114,13 @@ class _UnexpectedError(click.ClickException):
 
 def _commands_of_packages() -> dict[str, Part]:
     """The parts of installed packages by their commands; where one has the name of ours, ours counts."""
-    parts = {name: part for part in of_packages() for name in part.commands}
+    parts = {name: part for part in installed_parts() for name in part.commands}
     for name in parts.keys() & COMMANDS.keys():
         click.echo(f"mesh: warning: a package brings a command {name}, which is ours", err=True)
     return {name: part for name, part in parts.items() if name not in COMMANDS}
 
 
-def _command_of(part: Part, name: str) -> click.Command:
+def _find_command(part: Part, name: str) -> click.Command:
     """The function of the name in `commands.py` of a part, else the commands of its resource."""
     function = name.replace("-", "_")
     if find_spec(f"{part.package}.commands") is not None:
@@ -149,7 +149,7 @@ class _LazyGroup(click.Group):
                 import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name.replace("-", "_")
             )
         part = _commands_of_packages().get(cmd_name)
-        return _command_of(part, cmd_name) if part else None
+        return _find_command(part, cmd_name) if part else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -275,7 +275,7 @@ def run(arguments: Sequence[str] | None = None, agents: Sequence[type[Agent]] | 
         _complain(_usage_line(error))
         return _WRONG_USE
     except MeshError as error:
-        _complain(in_one_line(error.message, _remedy_of(error)))
+        _complain(in_one_line(error.message, _command_remedy(error)))
         return _FAILED
     except click.ClickException as error:
         _complain(error.format_message())
@@ -306,7 +306,7 @@ def _is_of_output(error: Exception) -> bool:
     )
 
 
-def _remedy_of(error: MeshError) -> str:
+def _command_remedy(error: MeshError) -> str:
     """The remedy of an error, in options and variables where a mesh speaks of headers."""
     if error.status == _UNAUTHENTICATED:
         return "put a key of that mesh into MESH_ADMIN_TOKEN; mesh keys create makes one on its machine"

@@ -101,7 +101,7 @@ def demo(model: str, data: Path | None) -> int:
 
 async def _run(data: Path, model: str) -> int:
     repository = _make_repository(data)
-    box = await _box_of(data, model)
+    box = await _choose_box(data, model)
     click.echo(f"A repository with a failing test: {repository}")
     player = f"the model {model}" if model else "a script in the place of models (mesh demo --model NAME)"
     click.echo(f"Played by {player}; the rest is real. Sandbox: {box}.")
@@ -299,7 +299,7 @@ def _make_repository(data: Path) -> Path:
     return folder
 
 
-async def _box_of(data: Path, model: str) -> str:
+async def _choose_box(data: Path, model: str) -> str:
     """The box of the demo's tests. A script needs none; raises ToolFailed where a real model has none."""
     try:
         return (await ChosenSandbox(SandboxSettings(), data).choose()).name

@@ -32,7 +32,7 @@ from meshwright.core.display import (
 )
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.money import TASK_BUDGET
-from meshwright.money.display import spent_of
+from meshwright.money.display import render_spent
 
 if TYPE_CHECKING:
     from meshwright.client import Client
@@ -322,7 +322,7 @@ def task_page(
     return "\n".join([page, *(["", for_terminal(text)] if text else [])])
 
 
-async def bounds_of(mesh: Connection, view: TaskView) -> list[_Line]:
+async def task_bounds(mesh: Connection, view: TaskView) -> list[_Line]:
     """The limits of a task, each with whether it was reached, its last progress, and its own budget."""
     lines = list[_Line]()
     if view.limits:
@@ -340,7 +340,7 @@ async def bounds_of(mesh: Connection, view: TaskView) -> list[_Line]:
         )
     accounts = [document(account) for account in await mesh.client.budgets()]
     own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
-    return [*lines, *(("budget", spent_of(account)) for account in own)]
+    return [*lines, *(("budget", render_spent(account)) for account in own)]
 
 
 def _last_progress(events: Sequence[Event]) -> list[_Line]:

@@ -195,28 +195,28 @@ class _Reloading:
             self._mesh.send_signal(number)
 
 
-def apps_of(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
+def app_specs(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
     """The apps of a mesh on Dapr: one with all agents, or one for each."""
     from meshwright.parts.stack.stack import app_per_agent, one_app
 
     if not per_agent:
         return one_app(replicas)
-    from meshwright.agents.component import app_of, tool_settings
-    from meshwright.mesh.app import agents_of
+    from meshwright.agents.component import agent_app, tool_settings
+    from meshwright.mesh.app import load_agents
     from meshwright.mesh.mesh import FRONT
 
     tools = tool_settings(settings, Path())
-    apart = [agent.agent_id for agent in agents_of(settings, Path()) if app_of(agent, tools) != FRONT]
+    apart = [agent.agent_id for agent in load_agents(settings, Path()) if agent_app(agent, tools) != FRONT]
     return app_per_agent(apart, replicas)
 
 
 async def supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
     """Run the processes of a stack until it is stopped, or one of them fails. Raises ServiceFailed."""
-    from meshwright.parts.stack.machine import Ports, components_of
+    from meshwright.parts.stack.machine import Ports, components_folder
     from meshwright.parts.stack.stack import Stack
     from meshwright.parts.stack.supervisor import Supervisor
 
-    components = components_of(Path())
+    components = components_folder(Path())
     several = len(apps) > 1 or apps[0].workers > 1
     supervisor = Supervisor(
         settings.data_dir / "logs",

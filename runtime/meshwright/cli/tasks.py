@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, task_page
+from meshwright.cli.steps import save_files, show_steps, step_path, task_bounds, task_page
 from meshwright.console import output
 from meshwright.console.connect import Connection, talk, whole_id
 from meshwright.console.filters import ENDED, OPEN, REASON, TASKS, filter_options, follow_tasks, given_filter
@@ -379,7 +379,7 @@ def show(
             await save_files(mesh.client, whole, () if outcome is None else outcome.files, folder)
         else:
             view = await mesh.client.task(whole)
-            more = () if as_json else await bounds_of(mesh, view)
+            more = () if as_json else await task_bounds(mesh, view)
             click.echo(task_page(mesh, view, as_json=as_json, scores=scores, more=more))
 
     talk(target, show_it, need="state")
@@ -387,10 +387,10 @@ def show(
 
 
 async def _export(mesh: Connection, task_id: str, form: str) -> str:
-    from meshwright.mesh.identity.export import page_of
+    from meshwright.mesh.identity.export import render_page
 
     export = await mesh.client.export(task_id)
-    return page_of(export) if form == "html" else f"{json.dumps(export, ensure_ascii=False, indent=2)}\n"
+    return render_page(export) if form == "html" else f"{json.dumps(export, ensure_ascii=False, indent=2)}\n"
 
 
 @click.command()

@@ -362,7 +362,7 @@ async def _drain(worker: Worker, seconds: float) -> bool:
 
 def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is stopped. Raises ServiceFailed, ConfigError, StoreLocked."""
-    from meshwright.cli.supervision import apps_of, supervise
+    from meshwright.cli.supervision import app_specs, supervise
     from meshwright.core.plugins import require_sdk
     from meshwright.parts.stack.machine import locked
 
@@ -371,7 +371,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
         from meshwright.edges.tls import Certificate
 
         Certificate(cert, key)  # raises before anything is started
-    apps = apps_of(settings, per_agent=per_agent, replicas=replicas)
+    apps = app_specs(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
         settings = with_admin_token(settings)
         try:

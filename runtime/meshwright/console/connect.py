@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import click
 
 from meshwright.console.options import Target
-from meshwright.console.output import document, line_of, styled
+from meshwright.console.output import document, styled, timeline_line
 from meshwright.console.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
 from meshwright.core.encoding import Struct
@@ -193,10 +193,10 @@ async def whole_id(mesh: Connection, part: str) -> str:
     if _WHOLE_ID.fullmatch(part):
         return part
     tasks = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=part)
-    return one_of(part, (task.task_id for task in tasks), "task")
+    return match_id(part, (task.task_id for task in tasks), "task")
 
 
-def one_of(part: str, ids: Iterable[str], what: str) -> str:
+def match_id(part: str, ids: Iterable[str], what: str) -> str:
     """The one of the known ids that is, begins or ends so. Raises InvalidInput if several do."""
     fitting = list(dict.fromkeys(name for name in ids if name.startswith(part) or name.endswith(part)))
     if part in fitting or not fitting:
@@ -341,7 +341,7 @@ def report_problems(mesh: Mesh) -> None:
 
 
 def _report_problem(event: Event) -> None:
-    if event.event_type in _REPORTED_EVENTS and (line := line_of(event.model_dump(mode="json"))):
+    if event.event_type in _REPORTED_EVENTS and (line := timeline_line(event.model_dump(mode="json"))):
         from meshwright.core.logs import MESH_LOGGER
 
         logging.getLogger(MESH_LOGGER).log(_REPORTED_EVENTS[event.event_type], "%s", line.text)

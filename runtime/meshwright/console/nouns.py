@@ -130,7 +130,7 @@ def _add(group: click.Group, resource: Resource, verb: Verb) -> None:
     @mesh_options
     def change(target: Target, name: str) -> int:
         async def request(mesh: Connection) -> Any:
-            return await mesh.client.call(verb.method, f"{resource.path_of(name)}{verb.path}")
+            return await mesh.client.call(verb.method, f"{resource.item_path(name)}{verb.path}")
 
         answer = talk(target, request, need="state" if verb.method == "GET" else "change") or {}
         if verb.says is None:
@@ -153,38 +153,38 @@ class _Kind(NamedTuple):
     about: Callable[[Document], str]
 
 
-def _of_agent(agent: Document) -> str:
+def _describe_agent(agent: Document) -> str:
     return (agent.get("metadata") or {}).get("description") or agent.get("status", "")
 
 
-def _of_task(task: Document) -> str:
+def _describe_task(task: Document) -> str:
     return join([task["status"], task["agent_id"] or task["capability"], short(task["reason"] or "")])
 
 
-def _of_question(question: Document) -> str:
+def _describe_question(question: Document) -> str:
     return short(question["question"])
 
 
-def _of_costs(costs: Document) -> str:
+def _describe_costs(costs: Document) -> str:
     return f"{costs['calls']:,} call{'' if costs['calls'] == 1 else 's'}"
 
 
-def _of_item(item: Document) -> str:
+def _describe_item(item: Document) -> str:
     return item.get("status") or ""
 
 
 _KINDS = {
-    "agent": _Kind("/agents", "agent_id", _of_agent),
-    "capability": _Kind("/agents", "", _of_agent),
-    "task": _Kind("/tasks", "task_id", _of_task),
-    "question": _Kind("/inbox", "id", _of_question),
-    "prompt": _Kind("/costs?by=prompt", "key", _of_costs),
+    "agent": _Kind("/agents", "agent_id", _describe_agent),
+    "capability": _Kind("/agents", "", _describe_agent),
+    "task": _Kind("/tasks", "task_id", _describe_task),
+    "question": _Kind("/inbox", "id", _describe_question),
+    "prompt": _Kind("/costs?by=prompt", "key", _describe_costs),
 }
 
 
 def completes(kind: str, field: str = "") -> Callable[..., list[CompletionItem[Any]]]:
     """Completion of an `agent`, `capability`, `task` or `question`, or of a field in the list at a path."""
-    form = _KINDS.get(kind) or _Kind(kind, field, _of_item)
+    form = _KINDS.get(kind) or _Kind(kind, field, _describe_item)
 
     def complete(
         ctx: click.Context, parameter: click.Parameter, incomplete: str

@@ -101,10 +101,10 @@ class _Since(click.ParamType[str]):
         """The RFC 3339 time of a time, or of so long ago."""
         from datetime import UTC, datetime
 
-        from meshwright.money.costs import since_of
+        from meshwright.money.costs import parse_since
 
         try:
-            return since_of(str(value), datetime.now(UTC)).isoformat()
+            return parse_since(str(value), datetime.now(UTC)).isoformat()
         except InvalidInput as error:
             self.fail(f"{error.message}; {error.remedy}", param, ctx)
 
@@ -140,11 +140,11 @@ class _File(click.ParamType[Any]):
         import base64
         from mimetypes import guess_type
 
-        from meshwright.core.files import task_file_of
+        from meshwright.core.files import parse_task_file
 
         if isinstance(value, dict):
             return value
-        if value.startswith(("http://", "https://", "data:")) or task_file_of(value) is not None:
+        if value.startswith(("http://", "https://", "data:")) or parse_task_file(value) is not None:
             return {"url": value}
         try:
             path = Path(value).expanduser()

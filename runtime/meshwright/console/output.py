@@ -15,7 +15,7 @@ import click
 
 from meshwright.core.display import MORE, Column, Document, local_time, printable, short_id, time_of_day
 from meshwright.core.errors import InvalidInput
-from meshwright.core.event_lines import gist_of, text_of, word_of
+from meshwright.core.event_lines import event_gist, event_text, event_word
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -174,10 +174,10 @@ class Line(NamedTuple):
     text: str
 
 
-def line_of(event: Document) -> Line | None:
+def timeline_line(event: Document) -> Line | None:
     """The line of an event in the timeline of its task, or None if it is not worth one."""
-    word = word_of(event)
-    return Line(word, gist_of(event)) if word else None
+    word = event_word(event)
+    return Line(word, event_gist(event)) if word else None
 
 
 def event_line(event: Document, width: int | None = None) -> str:
@@ -195,7 +195,7 @@ def event_line(event: Document, width: int | None = None) -> str:
         f"{event['event_type']:<{_TYPE_WIDTH}}",
         f"{task:<{_TASK_WIDTH}}",
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",
-        text_of(event),
+        event_text(event),
     ]
     if width is not None and width < _VERY_NARROW:
         del parts[4]

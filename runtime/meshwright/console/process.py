@@ -48,11 +48,11 @@ def log_service(folder: Path, levels: str, form: str) -> str:
 
     Returns the form. Raises ValueError for levels that are none.
     """
-    from meshwright.core.logs import json_line, levels_of, text_line
+    from meshwright.core.logs import json_line, parse_levels, text_line
 
     chosen = form if form != "auto" else "text" if sys.stderr.isatty() else "json"
     as_json = chosen == "json"
-    _install(_Lines(folder, json_line if as_json else text_line, greets=not as_json), levels_of(levels))
+    _install(_Lines(folder, json_line if as_json else text_line, greets=not as_json), parse_levels(levels))
     return chosen
 
 

@@ -89,12 +89,12 @@ def _risks(folder: Path, settings: Settings) -> list[str]:
         )
     skills = [name for name in settings[SkillsSettings].dirs if risks and name.is_dir()]
     risks += [f"{name}/: instructions for its agents" for name in skills]
-    if text := _text_of(Path("mesh.toml")):
+    if text := _read_text(Path("mesh.toml")):
         url = settings[ModelsSettings].base_url
         sends = url and url in text
         sent = f": sends your LITELLM_API_KEY and every prompt to {urlsplit(url).netloc}" if sends else ""
         risks.append(f"mesh.toml{sent}")
-    if text := _text_of(settings[ModelsSettings].config):
+    if text := _read_text(settings[ModelsSettings].config):
         names = sorted(set(re.findall(r"os\.environ/(\w+)", text)))
         sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
         risks.append(f"{settings[ModelsSettings].config}{sent}")
@@ -105,7 +105,7 @@ def _is_package(path: Path) -> bool:
     return path.is_dir() and path.name != "__pycache__"
 
 
-def _text_of(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8", errors="replace")
     except OSError:  # there is none; one that cannot be read is refused where it is used

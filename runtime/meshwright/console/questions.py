@@ -17,7 +17,7 @@ _OF_MESH = ("kind", "agent_id", "tool", "hidden_parts")
 _LONG_CHARS = 400
 
 
-def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
+def parse_answer(schema: Mapping[str, Any] | None, text: str) -> Any:
     """The answer that a text stands for: JSON, if the question takes no text and that is JSON."""
     if schema is None or not faults(schema, text):
         return text
@@ -46,7 +46,7 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
     if fields.get("check") and fields["check"] in question["question"]:  # all of what a check saw is there
         del fields["check"]
     if subject.get("kind") == "question":  # the names are not ours: below a label they cannot pass for one
-        yield from _lines_of("about", fields)
+        yield from _field_lines("about", fields)
     else:
         for name, value in _with_arguments(fields).items():
             yield from _field(name, value)
@@ -83,10 +83,10 @@ def _whole(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if not any("\n" in field for _, field in fields if isinstance(field, str)):
         yield name, plain_text(value)
     else:
-        yield from _lines_of(name, dict(fields))
+        yield from _field_lines(name, dict(fields))
 
 
-def _lines_of(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _field_lines(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each field on a line of its own, or on several below it, with the label before the first."""
     for key, field in fields.items():
         first, *rest = plain_text(field).split("\n")

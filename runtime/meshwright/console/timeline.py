@@ -19,8 +19,8 @@ import click
 
 from meshwright.client import Client
 from meshwright.console.connect import Connection
-from meshwright.console.output import Line, TypedLines, document, for_terminal, line_of, styled
-from meshwright.console.questions import answer_of, question_lines
+from meshwright.console.output import Line, TypedLines, document, for_terminal, styled, timeline_line
+from meshwright.console.questions import parse_answer, question_lines
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, is_own_fault
@@ -342,7 +342,7 @@ class Answering:
                         await self._answer_money(waiting, text, event)
                         return
                     is_decision = takes_approval(schema)
-                    value = await self._lines.decision(text) if is_decision else answer_of(schema, text)
+                    value = await self._lines.decision(text) if is_decision else parse_answer(schema, text)
                     await self._mesh.client.answer(event["task_id"], value, key=key)
                 except EOFError:
                     click.echo(err=True)  # behind the prompt
@@ -432,7 +432,7 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
                 canvas.words(piece.text, restart=piece.n in (0, 1), depth=depth)
             else:
                 is_asked = answering is not None and answering.asks(event)
-                if not is_asked and (line := line_of(event)):
+                if not is_asked and (line := timeline_line(event)):
                     canvas.line(depth, line)
                 canvas.doing(_doing(event))
             if answering is not None:

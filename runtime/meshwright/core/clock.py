@@ -17,7 +17,7 @@ _LOOK_SECONDS = 10.0  # between looks at the wall clock, which may be set, or go
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def duration_of(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """The duration of a text like `24h` (s, m, h, d or w). Raises ValueError."""
     match = _DURATION.fullmatch(text)
     if match is None:

@@ -265,7 +265,7 @@ class Resource:
     verbs: Sequence[Verb] = ()
     """Commands on one of them."""
 
-    def path_of(self, name: str) -> str:
+    def item_path(self, name: str) -> str:
         """The path of one of them."""
         return f"{self.path}/{quote(name, safe='')}"
 

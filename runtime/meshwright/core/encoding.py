@@ -142,7 +142,7 @@ class Struct(msgspec.Struct, **_OPTIONS):
 
         return core_schema.no_info_wrap_validator_function(
             read,
-            handler(_model_of(cls)),
+            handler(_pydantic_model(cls)),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda value, info: value.model_dump(mode=info.mode), info_arg=True
             ),
@@ -160,7 +160,7 @@ def _plain_default(default: Any) -> Any:
 
 
 @lru_cache(maxsize=512)
-def _model_of(kind: type[Struct]) -> type[BaseModel]:
+def _pydantic_model(kind: type[Struct]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         default: Any = ...
@@ -185,7 +185,7 @@ def as_json(source: object, value: Any) -> Json:
     try:
         if isinstance(value, Struct):
             return Json(write_struct(value))
-        if (data := _of_plain(value)) is not None:
+        if (data := _encode_plain(value)) is not None:
             return Json(data)
         value = from_json(value) if isinstance(value, bytes) else value
         return Json(to_json(value, inf_nan_mode="null", fallback=plain))
@@ -195,7 +195,7 @@ def as_json(source: object, value: Any) -> Json:
 
 def stable_json(value: Any) -> bytes:
     """A value as JSON whose bytes are the same in every version: what hashes are made of."""
-    data = write_struct(value) if isinstance(value, Struct) else _of_plain(value)
+    data = write_struct(value) if isinstance(value, Struct) else _encode_plain(value)
     if data is None or b"e1" in data.translate(_ANY_DIGIT):
         return to_json(value, fallback=plain)
     return data
@@ -209,7 +209,7 @@ def own_json(source: object, value: Any) -> Json:
         return as_json(source, value)
 
 
-def _of_plain(value: Any) -> bytes | None:
+def _encode_plain(value: Any) -> bytes | None:
     """A flat object as JSON, which msgspec writes as pydantic does, at half the cost; None for all else."""
     if type(value) is not dict or not (
         _TEXT.issuperset(map(type, value)) and _PLAIN.issuperset(map(type, value.values()))
@@ -243,7 +243,7 @@ def encode(payload: Any) -> bytes:
     try:
         if isinstance(payload, Struct):
             return write_struct(payload)
-        if (data := _of_plain(payload)) is not None:
+        if (data := _encode_plain(payload)) is not None:
             return data
         return to_json(payload, inf_nan_mode="null", serialize_unknown=True, fallback=_plain_or_text)
     except Exception:  # noqa: BLE001 - whatever a foreign object raises, the rest must be kept

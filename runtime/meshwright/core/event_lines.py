@@ -8,22 +8,22 @@ from typing import Any
 
 from meshwright.core.display import Document, join, printable, short, short_id
 from meshwright.core.parts import event_types
-from meshwright.core.payloads import payload_of
+from meshwright.core.payloads import find_payload
 
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 _event_types = cache(event_types)
 
 
-def word_of(event: Document) -> str:
+def event_word(event: Document) -> str:
     """The word for an event in the timeline of its task; "" for one that is not worth a line there."""
-    kind = payload_of(_event_types(), event["event_type"])
+    kind = find_payload(_event_types(), event["event_type"])
     return kind.timeline_word(event["event_type"]) if kind is not None else ""
 
 
-def text_of(event: Document) -> str:
+def event_text(event: Document) -> str:
     """The text of an event beside its type, its task and its agent, which it does not repeat."""
-    text = gist_of(event)
-    if not word_of(event):
+    text = event_gist(event)
+    if not event_word(event):
         return text
     for name in (short_id(event["task_id"]) if event.get("task_id") else "", event.get("agent_id")):
         first, _, rest = text.partition(" ")
@@ -31,9 +31,9 @@ def text_of(event: Document) -> str:
     return text
 
 
-def gist_of(event: Document) -> str:
+def event_gist(event: Document) -> str:
     """The text of an event alone."""
-    payload, kind = event.get("payload"), payload_of(_event_types(), event["event_type"])
+    payload, kind = event.get("payload"), find_payload(_event_types(), event["event_type"])
     if kind is None or not isinstance(payload, dict):
         return _plain(payload)
     try:

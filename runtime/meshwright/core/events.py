@@ -139,7 +139,7 @@ _EVENT_FIELDS = frozenset(Event.__struct_fields__)
 
 
 @lru_cache(maxsize=512)
-def trace_id_of(traceparent: str | None) -> str | None:
+def parse_trace_id(traceparent: str | None) -> str | None:
     """The trace id inside a W3C traceparent, if there is one."""
     parts = traceparent.split("-") if traceparent else []
     return parts[1] if len(parts) == 4 else None

@@ -46,7 +46,7 @@ class File(Struct, omit_defaults=True):
             media_type = media_type or self.url[5:].partition(",")[0].partition(";")[0]
             force_setattr(self, "data", _read_data_url(self.url, name))
             force_setattr(self, "url", "")
-        is_elsewhere = self.url.startswith(("http:", "https:")) or task_file_of(self.url) is not None
+        is_elsewhere = self.url.startswith(("http:", "https:")) or parse_task_file(self.url) is not None
         if bool(self.data) == bool(self.url) or is_elsewhere != bool(self.url):
             raise InvalidInput(
                 f"File {name!r} has {'data and a url' if self.data else 'neither data nor a url with https'}",
@@ -100,7 +100,7 @@ class TaskFile(Struct, omit_defaults=True, kw_only=True):
         return File(name=self.name, media_type=self.media_type, url=self.url)
 
 
-def task_file_of(url: str) -> tuple[str, int] | None:
+def parse_task_file(url: str) -> tuple[str, int] | None:
     """The task and the number of the file that a path of the mesh names; None for any other URL."""
     match = _TASK_FILE.fullmatch(url)
     return (match[1], int(match[2])) if match else None

@@ -23,7 +23,7 @@ def log_about(task_id: str, traceparent: str | None) -> None:
     _CONTEXT.set((task_id, traceparent))
 
 
-def levels_of(text: str) -> dict[str, int]:
+def parse_levels(text: str) -> dict[str, int]:
     """The levels of loggers, by name, "" being the root, of `LEVEL` or `LOGGER=LEVEL`, separated by commas.
 
     A level without a name is for the mesh and its HTTP server. Libraries stay at `warning`, since their
@@ -48,7 +48,7 @@ def text_line(record: logging.LogRecord, message: str, more: Mapping[str, str]) 
     task_id, trace_id = _about()
     about = {"task": task_id, "trace": trace_id, **more}
     fields = " ".join(f"{name}={value}" for name, value in about.items() if value)
-    head = f"{_time_of(record)} {record.levelname:<7} {record.name}: {message}"
+    head = f"{_format_time(record)} {record.levelname:<7} {record.name}: {message}"
     return f"{head} ({fields})" if fields else head
 
 
@@ -57,7 +57,7 @@ def json_line(record: logging.LogRecord, message: str, more: Mapping[str, str]) 
     task_id, trace_id = _about()
     about = {"task_id": task_id, "trace_id": trace_id}
     line = {
-        "time": _time_of(record),
+        "time": _format_time(record),
         "level": record.levelname.lower(),
         "logger": record.name,
         "message": message,
@@ -72,5 +72,5 @@ def _about() -> tuple[str | None, str | None]:
     return task_id, traceparent.split("-")[1] if traceparent else None
 
 
-def _time_of(record: logging.LogRecord) -> str:
+def _format_time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")

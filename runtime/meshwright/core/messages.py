@@ -348,7 +348,7 @@ class TaskCarrier(Struct, dict=True):
     task_json: Raw = field(name="task")
 
     @classmethod
-    def of(cls, task: Task | Raw, **fields: Any) -> Self:
+    def wrap(cls, task: Task | Raw, **fields: Any) -> Self:
         """Wrap a task that was just made, or is carried on."""
         carrier = cls(task_json=task if isinstance(task, Raw) else task.encode(), **fields)
         if isinstance(task, Task):
@@ -445,7 +445,7 @@ class Fault(Struct):
 AnswerT = TypeVar("AnswerT", bound="BaseModel | dict[str, Any] | Outcome | str")
 
 
-def schema_of(shape: Any) -> dict[str, Any] | None:
+def answer_schema(shape: Any) -> dict[str, Any] | None:
     """The JSON schema of an answer's shape, as a task takes it: of a type, or as it is given.
 
     None for a shape that every answer has: `str`, `Outcome`, `dict[str, Any]`.

@@ -114,7 +114,7 @@ class Price(BaseModel):
     cached_input: Dollars | None = None
     cache_write: Dollars | None = None
 
-    def of(
+    def cost(
         self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
     ) -> Decimal:
         """The price of a call; tokens from and for the cache are some of the prompt's."""

@@ -156,16 +156,16 @@ class OperationSpec:
 operation = OperationSpec
 
 
-def operation_of(method: Callable[..., Any]) -> OperationSpec:
+def get_operation(method: Callable[..., Any]) -> OperationSpec:
     """Returns the declaration of a method."""
     return cast(Any, method).operation
 
 
-def operations_of(kind: type) -> dict[str, OperationSpec]:
+def get_operations(kind: type) -> dict[str, OperationSpec]:
     """Returns the declared operations of a class and its bases by the names of their methods."""
     methods = {name: method for base in reversed(kind.__mro__) for name, method in vars(base).items()}
     return {
-        name: operation_of(method)
+        name: get_operation(method)
         for name, method in methods.items()
         if isfunction(method) and hasattr(method, "operation")
     }
@@ -219,7 +219,7 @@ def visible_tenant(caller: Caller) -> str | None:
     return None if caller.all_tenants else caller.tenant_id
 
 
-def tenant_of(caller: Caller, tenant_id: str | None) -> str | None:
+def resolve_tenant(caller: Caller, tenant_id: str | None) -> str | None:
     """Returns the tenant that a caller means: any or none for one of all tenants, else its own."""
     if tenant_id not in (None, caller.tenant_id):
         require_all_tenants(caller, "names another tenant")

@@ -136,11 +136,11 @@ class _ReportingExporter(SpanExporter):
         """Take the reason out of a line of the exporter, and hold the line back."""
         if threading.get_ident() != self._sender:
             return True
-        self._reason = self._reason or _reason_of(record)
+        self._reason = self._reason or _failure_reason(record)
         return False
 
 
-def _reason_of(record: logging.LogRecord) -> str:
+def _failure_reason(record: logging.LogRecord) -> str:
     """The reason of a failure in few words, from a line of the exporter; "" where it gives none."""
     for value in record.args if isinstance(record.args, tuple) else ():
         if isinstance(value, int):

@@ -77,7 +77,7 @@ def ours() -> tuple[Part, ...]:
     return tuple(getattr(import_module(f"meshwright.{module}"), part) for module, _, part in places)
 
 
-def of_packages() -> list[Part]:
+def installed_parts() -> list[Part]:
     """The parts of installed packages. Raises ConfigError for one that cannot join."""
     parts: list[Part] = []
     names = {part.name for part in ours()}
@@ -104,14 +104,14 @@ def event_types() -> Mapping[str, type[Payload]]:
     """The payloads of the events of all parts, by type; `family.*` stands for the other types of a family."""
     from meshwright.core.payloads import by_type  # the help does without
 
-    parts = [part for part in (*of_packages(), *ours()) if part.events]
+    parts = [part for part in (*installed_parts(), *ours()) if part.events]
     return by_type(kind for part in parts for kind in part.load(part.events))
 
 
 def resource(name: str) -> Resource:
     """The things of a name that some part keeps. Raises NotFound."""
     resources: dict[str, Resource] = {}
-    for part in (*of_packages(), *ours()):
+    for part in (*installed_parts(), *ours()):
         if part.resources:
             resources |= {resource.name: resource for resource in part.load(part.resources)}
     if name not in resources:

@@ -99,7 +99,7 @@ class Payload(Struct, omit_defaults=True, metaclass=_PayloadType):
     def has_type(cls, event_type: str) -> bool:
         """Whether it is the payload of events of a type."""
         types = cls.event_types
-        return event_type in types or (cls.event_type[-1:] == "*" and family_of(event_type) in types)
+        return event_type in types or (cls.event_type[-1:] == "*" and event_family(event_type) in types)
 
     @classmethod
     def from_payload(cls, payload: Any) -> Self:
@@ -145,14 +145,14 @@ def by_type(kinds: Iterable[type[Payload]]) -> dict[str, type[Payload]]:
     return {event_type: kind for kind in kinds for event_type in kind.event_types}
 
 
-def family_of(event_type: str) -> str:
+def event_family(event_type: str) -> str:
     """The name that stands for all types of the family of one: `pager.*`."""
     return f"{event_type.partition('.')[0]}.*"
 
 
-def payload_of(kinds: Mapping[str, type[Payload]], event_type: str) -> type[Payload] | None:
+def find_payload(kinds: Mapping[str, type[Payload]], event_type: str) -> type[Payload] | None:
     """The payload of events of a type, as `by_type` has it."""
-    return kinds.get(event_type) or kinds.get(family_of(event_type))
+    return kinds.get(event_type) or kinds.get(event_family(event_type))
 
 
 ViewT = TypeVar("ViewT", bound=BaseModel | Struct)
@@ -163,7 +163,7 @@ def redacted(view: ViewT) -> ViewT:
 
     A record in a field that is a fact is redacted too, if its class marks fields.
     """
-    facts = facts_of(type(view))
+    facts = fact_fields(type(view))
     if not facts:
         return view
     hidden: dict[str, Any]
@@ -237,7 +237,7 @@ Fact = Annotated[_FactT, _MARK]
 
 
 @lru_cache(maxsize=1024)
-def facts_of(kind: type[Any]) -> frozenset[str]:
+def fact_fields(kind: type[Any]) -> frozenset[str]:
     """The names of the fields of a class that are marked."""
     hints = get_type_hints(kind, include_extras=True)
     return frozenset(name for name, hint in hints.items() if _MARK in getattr(hint, "__metadata__", ()))

@@ -111,10 +111,10 @@ def _described(schema: Any, root: Schema, depth: int) -> str:
     kinds = _types(schema)
     if kinds == ["array"] and "items" in schema and depth < 4:
         return f"[{_described(schema['items'], root, depth + 1)}, ...]"
-    return _choice([_WORDS[kind] + _range_of(schema, kind) for kind in kinds]) if kinds else "any JSON"
+    return _choice([_WORDS[kind] + _render_range(schema, kind) for kind in kinds]) if kinds else "any JSON"
 
 
-def _range_of(schema: Schema, kind: str) -> str:
+def _render_range(schema: Schema, kind: str) -> str:
     least, most = schema.get("minimum"), schema.get("maximum")
     if kind not in ("integer", "number") or (least is None and most is None):
         return ""
@@ -135,7 +135,7 @@ class _SchemaCheck:
             yield _SchemaFault(path, "is not allowed")
         if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
             return
-        yield from self._of_parts(schema, value, path, depth)
+        yield from self._part_faults(schema, value, path, depth)
         yield from _faults_of_choice(schema, value, path)
         kinds = _types(schema)
         if kinds and not any(_IS_OF[kind](value) for kind in kinds):
@@ -143,9 +143,9 @@ class _SchemaCheck:
             return
         match value:
             case dict():
-                yield from self._of_object(schema, value, path, depth)
+                yield from self._object_faults(schema, value, path, depth)
             case list():
-                yield from self._of_list(schema, value, path, depth)
+                yield from self._list_faults(schema, value, path, depth)
             case str():
                 yield from _faults_of_text(schema, value, path)
             case int() | float() if not isinstance(value, bool):
@@ -158,7 +158,7 @@ class _SchemaCheck:
             if self._steps > self._most:
                 raise _TooManySteps
 
-    def _of_parts(self, schema: Schema, value: Any, path: str, depth: int) -> Iterator[_SchemaFault]:
+    def _part_faults(self, schema: Schema, value: Any, path: str, depth: int) -> Iterator[_SchemaFault]:
         if "$ref" in schema:
             yield from self.faults(target(self._root, str(schema["$ref"])), value, path, depth + 1)
         for part in _list(schema.get("allOf")):
@@ -169,7 +169,7 @@ class _SchemaCheck:
                 self._step(_STEPS_OF_WORDS)
                 yield from _closest(schema, self._root, faults_of_parts, path)
 
-    def _of_object(
+    def _object_faults(
         self, schema: Schema, value: dict[str, Any], path: str, depth: int
     ) -> Iterator[_SchemaFault]:
         properties = _object(schema.get("properties"))
@@ -186,7 +186,7 @@ class _SchemaCheck:
             else:
                 yield from self.faults(others, field, _below(path, name), depth + 1)
 
-    def _of_list(self, schema: Schema, value: list[Any], path: str, depth: int) -> Iterator[_SchemaFault]:
+    def _list_faults(self, schema: Schema, value: list[Any], path: str, depth: int) -> Iterator[_SchemaFault]:
         yield from _bounds(schema, len(value), path, ("minItems", "maxItems"), "items")
         first = _list(schema.get("prefixItems"))
         for index, item in enumerate(value):
@@ -271,7 +271,7 @@ _NUMBER_BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
 )
 
 
-def kinds_of(schema: Schema) -> list[str]:
+def json_types(schema: Schema) -> list[str]:
     """The JSON types that a value of the schema may have; none where it does not say."""
     return _types(_resolved(schema, schema))
 

@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from meshwright.core.errors import InvalidInput
-from meshwright.core.schema import kinds_of, target
+from meshwright.core.schema import json_types, target
 
 _MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 16_384
@@ -150,7 +150,7 @@ def object_schema(schema: Any) -> dict[str, Any]:
         check_schema(copy, "$")
     except InvalidSchema as error:
         raise ValueError(f"must be a JSON schema; {error.message}") from None
-    kinds = kinds_of(copy)
+    kinds = json_types(copy)
     if kinds and "object" not in kinds:
         raise ValueError(f"must be the schema of an object, and is that of {' or '.join(kinds)}")
     return copy

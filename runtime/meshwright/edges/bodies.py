@@ -46,7 +46,7 @@ class InternalError(MeshError):
     """A fault of ours."""
 
     @classmethod
-    def of(cls, error: Exception) -> MeshError:
+    def from_exception(cls, error: Exception) -> MeshError:
         """Returns an error that was raised on purpose as it is; of any other its name alone."""
         if isinstance(error, MeshError):
             return error
@@ -113,7 +113,7 @@ def read_model(body: bytes, model: type[_ModelT], settings: Settings) -> _ModelT
         errors = error.errors(include_url=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
             raise _malformed(str(errors[0]["ctx"]["error"])) from None
-        raise InvalidFields.of(errors, model) from None
+        raise InvalidFields.from_problems(errors, model) from None
 
 
 def _malformed(reason: str) -> MalformedJson:
@@ -162,7 +162,7 @@ class InvalidFields(InvalidInput):
         self.errors = errors
 
     @classmethod
-    def of(cls, problems: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
+    def from_problems(cls, problems: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
         """Describes the errors of a validation, without repeating what was sent."""
         in_body = [{**problem, "loc": _in_body(problem["loc"])} for problem in problems]
         errors = [FieldError(field=field, message=fault) for field, fault in field_faults(in_body)]
@@ -204,7 +204,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(part)
 
 
-def problem_of(error: MeshError) -> Problem:
+def describe_problem(error: MeshError) -> Problem:
     """Describes an error that was raised on purpose."""
     return Problem(
         type=_TYPE_PREFIX + error.code,

@@ -25,7 +25,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import TaskRequest
 from meshwright.core.settings import Settings
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, problem_of, read_json, read_model
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, describe_problem, read_json, read_model
 from meshwright.edges.replies.courier import Address, Courier
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.identity.operations import Operations
@@ -73,7 +73,7 @@ class TaskEvent:
                 else base64.b64decode(event.data_base64, validate=True)
             )
         except ValidationError as error:
-            problem = InvalidFields.of(error.errors(include_url=False, include_input=False))
+            problem = InvalidFields.from_problems(error.errors(include_url=False, include_input=False))
             problem.remedy = "Publish a CloudEvent 1.0 as JSON, with the task as its data"
             raise problem from None
         except ValueError:
@@ -121,7 +121,7 @@ async def accept(
 
 def refusal(body: bytes, error: MeshError, tenant_id: str) -> bytes:
     """The problem document for an event as a CloudEvent, for its sender."""
-    problem = problem_of(error)
+    problem = describe_problem(error)
     attributes = {
         "specversion": "1.0",
         "id": f"refused/{hashlib.sha256(body).hexdigest()[:32]}/{problem.code}",

@@ -47,7 +47,7 @@ class Proof(NamedTuple):
     secret: str
 
 
-def proof_of(table: str, kind: SignatureKind, secret: str) -> Proof:
+def make_proof(table: str, kind: SignatureKind, secret: str) -> Proof:
     """Returns a proof by a secret of a table of settings. Raises ConfigError where it is none of its kind."""
     if kind.scheme == "standard":
         try:

@@ -231,7 +231,7 @@ def harmless(text: str) -> str:
     return _COMMAND.sub(r"\1\\/", _CALLS_ALL.sub(f"@{_UNSEEN}", text))
 
 
-def json_of(answer: HttpReply) -> dict[str, Any]:
+def parse_json(answer: HttpReply) -> dict[str, Any]:
     """Returns the JSON object of an answer; an empty one in place of anything else."""
     try:
         document = from_json(answer.body)
@@ -287,7 +287,7 @@ class Notifier(ABC):
         """Have the outcome of a task sent, also of one that has ended; durable when this returns."""
 
 
-def notifier_of(mesh: Mesh) -> Notifier:
+def get_notifier(mesh: Mesh) -> Notifier:
     """The notifier of a mesh. Raises InvalidInput where it has none."""
     try:
         return mesh.get(Notifier)

@@ -13,7 +13,7 @@ from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.part import Part
-from meshwright.core.parts import of_packages, ours
+from meshwright.core.parts import installed_parts, ours
 from meshwright.core.payloads import Payload, by_type
 from meshwright.core.plugins import STORES, did_you_mean, installed
 from meshwright.core.settings import Settings
@@ -56,10 +56,10 @@ def build_mesh(
     after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
     project = project or Path.cwd()
-    agents = agents_of(settings, project, agents)
-    make_runtime = _store(_store_of(settings))  # also where another is given: a wrong name is refused
+    agents = load_agents(settings, project, agents)
+    make_runtime = _store(_store_name(settings))  # also where another is given: a wrong name is refused
     role, tracing = role or ProcessRole(), _tracing(settings)
-    database = database_of(settings, project)
+    database = choose_database(settings, project)
     log = EventLog(database, keep_days=settings.keep_events_days)
     keys = [key.get_secret_value() for key in settings[SecretsSettings].keys]
     secrets = Secrets(database, keys, settings[SecretsSettings].file or database.folder / SECRET_KEY)
@@ -79,12 +79,12 @@ def build_mesh(
     mesh.provide(GivenModel(model))
     kinds = component_types(settings, parts)
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
-    mesh.events = _events(settings, [*ours(), *of_packages(), *parts])
+    mesh.events = _events(settings, [*ours(), *installed_parts(), *parts])
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
 
-def agents_of(
+def load_agents(
     settings: Settings, project: Path, agents: Sequence[type[Agent]] | None = None
 ) -> list[type[Agent]]:
     """Agents, by default of the project, and the agents that components make. Raises ConfigError."""
@@ -98,7 +98,7 @@ def component_types(settings: Settings, parts: Sequence[Part] = ()) -> list[type
 
     Raises ConfigError for one that cannot be loaded.
     """
-    parts = [part for part in (*ours(), *of_packages(), *parts) if part.component]
+    parts = [part for part in (*ours(), *installed_parts(), *parts) if part.component]
     kinds = {part: part.load(part.component) for part in parts if part.is_needed(settings)}
     for part, kind in kinds.items():
         if not (isinstance(kind, type) and issubclass(kind, Component) and kind.name == part.name):
@@ -114,11 +114,11 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     and settings that cannot be used, and for an app that is unknown.
     """
     agents = project_agents(settings, Path.cwd())
-    ids = [agent.agent_id for agent in agents_of(settings, Path.cwd(), agents)]
-    return build_mesh(settings, agents=agents, role=role_of(settings, app_id, ids, replica=replica))
+    ids = [agent.agent_id for agent in load_agents(settings, Path.cwd(), agents)]
+    return build_mesh(settings, agents=agents, role=process_role(settings, app_id, ids, replica=replica))
 
 
-def role_of(
+def process_role(
     settings: Settings, app_id: str, agent_ids: Sequence[str], *, replica: bool = False
 ) -> ProcessRole:
     """The role of the worker of an app. Raises ConfigError for an app that the mesh does not have."""
@@ -136,12 +136,12 @@ def serves_api(app_id: str, *, replica: bool = False) -> bool:
     return app_id in (WHOLE_MESH, FRONT) and not replica
 
 
-def _store_of(settings: Settings) -> str:
+def _store_name(settings: Settings) -> str:
     """The name of the store: with the address of a database it is `postgres`, but for a mesh on Dapr."""
     return "postgres" if settings.database is not None and settings.store == "sqlite" else settings.store
 
 
-def database_of(settings: Settings, project: Path) -> Database:
+def choose_database(settings: Settings, project: Path) -> Database:
     """The database that the settings choose; nothing is opened yet. Raises ConfigError."""
     folder = project / settings.data_dir
     if settings.database is not None and settings.store != "memory":

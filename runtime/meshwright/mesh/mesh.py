@@ -89,7 +89,7 @@ class Mesh:
         try:
             return self._provided[kind]
         except KeyError:
-            raise LookupError(f"The mesh has no {kind.__name__}{_provider_of(kind)}") from None
+            raise LookupError(f"The mesh has no {kind.__name__}{_provider_hint(kind)}") from None
 
     @property
     def has_log(self) -> bool:
@@ -239,7 +239,7 @@ class Mesh:
             call(error)
 
 
-def _provider_of(kind: type) -> str:
+def _provider_hint(kind: type) -> str:
     """The end of the sentence that something is missing: the components of its package."""
     package = kind.__module__.rpartition(".")[0]
     names = " or ".join(part.name for part in ours() if part.component and part.package == package)

@@ -190,13 +190,15 @@ def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
         for message in group:
             names |= {call.id: call.name for call in message.tool_calls}
             if message.tool_calls:
-                calls = [{"name": call.name, "arguments": _arguments_of(call)} for call in message.tool_calls]
+                calls = [
+                    {"name": call.name, "arguments": _parse_arguments(call)} for call in message.tool_calls
+                ]
                 lines = [*filter(None, [message.text]), _json({"tool_calls": calls})]
                 message = ChatMessage(role=message.role, content="\n".join(lines))
             yield message
 
 
-def _arguments_of(call: ToolCall) -> Any:
+def _parse_arguments(call: ToolCall) -> Any:
     try:
         return from_json(repaired(call.arguments))
     except ValueError:
@@ -234,14 +236,14 @@ def _json(value: Any) -> str:
 class CallSpans:
     """Makes the span of each call, below the span that its context names, or as a trace of its own.
 
-    `provider_of` says who answered, by the request and its reply.
+    `find_provider` says who answered, by the request and its reply.
     """
 
     def __init__(
         self, tracing: Tracing | NoTracing, provider_of: Callable[[ModelRequest, ModelReply], str]
     ) -> None:
         self._tracing = tracing
-        self._provider_of = provider_of
+        self._reply_provider = provider_of
 
     def begin(self, request: ModelRequest) -> Span:
         """The span of a call, to be entered."""
@@ -255,14 +257,14 @@ class CallSpans:
             kind="client",
         )
         if self._tracing.content:
-            span.set(_contents_of(request))
+            span.set(_request_contents(request))
         return span
 
     def answered(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
         """Say of a call how it was answered."""
         if isinstance(self._tracing, NoTracing):
             return
-        span.set(_answered(reply, self._provider_of(request, reply)))
+        span.set(_answered(reply, self._reply_provider(request, reply)))
         if self._tracing.content and not request.inputs:
             message = {"role": "assistant", "parts": [*_parts(reply.message())]}
             message["finish_reason"] = reply.finish_reason
@@ -314,7 +316,7 @@ def _answered(reply: ModelReply, provider: str) -> dict[str, Any]:
 # What messages say, as the conventions have it
 
 
-def _contents_of(request: ModelRequest) -> dict[str, Any]:
+def _request_contents(request: ModelRequest) -> dict[str, Any]:
     system = [_text(message.content) for message in request.messages if message.role == "system"]
     messages = [_message(message) for message in request.messages if message.role != "system"]
     tools = [{"type": "function", **spec.model_dump()} for spec in request.tools]

@@ -157,9 +157,9 @@ class AnthropicMessages(Wire):
         key = header_key(api_key)
         return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
 
-    def headers_of(self, request: ModelRequest) -> dict[str, str]:
+    def request_headers(self, request: ModelRequest) -> dict[str, str]:
         """The betas that a client of this API asks for."""
-        betas = _native_of(request).get("betas")
+        betas = _native_fields(request).get("betas")
         return {_BETAS: betas} if isinstance(betas, str) else {}
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class AnthropicMessages(Wire):
         tools = [_tool(tool) for tool in request.tools]
         body: dict[str, Any] = {
             **self._extra,
-            **self._params_of(request),
+            **self._request_params(request),
             "model": request.model,
             "max_tokens": request.max_tokens or _MAX_TOKENS,
             "metadata": {"user_id": request.user},
@@ -255,7 +255,7 @@ class AnthropicMessages(Wire):
             for block in blocks:
                 block["cache_control"] = point.get("control") or _EPHEMERAL
 
-    def _params_of(self, request: ModelRequest) -> dict[str, Any]:
+    def _request_params(self, request: ModelRequest) -> dict[str, Any]:
         asked_params = request.params
         if refused := next((name for name in _CANNOT if asked_params.get(name)), None):
             raise Unsupported(f"Anthropic has no parameter {refused}", remedy="Leave it out", field=refused)
@@ -266,7 +266,7 @@ class AnthropicMessages(Wire):
         if stop := asked_params.get("stop"):
             params["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         forced = request.response_schema is not None or request.tool_choice == "required"
-        if native := _native_of(request):
+        if native := _native_fields(request):
             return {**params, **self._native(native, forced=forced)}
         if "reasoning_effort" not in asked_params or forced or "thinking" in params:
             return params  # a model that must call a tool cannot think first
@@ -292,7 +292,7 @@ class AnthropicMessages(Wire):
         return native
 
 
-def _native_of(request: ModelRequest) -> Mapping[str, Any]:
+def _native_fields(request: ModelRequest) -> Mapping[str, Any]:
     """The fields that a client of this API has set in its own words."""
     fields = request.params.get(ANTHROPIC_PARAMS)
     return fields if isinstance(fields, Mapping) else {}

@@ -119,7 +119,7 @@ class CachedModel(Wrapper):
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer from the cache, or else by the model. Raises the model's ModelError."""
         cached = request.cache and request.temperature == 0 and not request.inputs
-        key = key_of(request, self._identity) if cached else None
+        key = cache_key(request, self._identity) if cached else None
         if key is None:
             return await self.model.complete(request, on_delta)
         started = time.perf_counter()
@@ -188,7 +188,7 @@ class CachedModel(Wrapper):
             return None
 
 
-def key_of(request: ModelRequest, identity: str) -> str | None:
+def cache_key(request: ModelRequest, identity: str) -> str | None:
     """The key of a call to what `identity` names: 64 hex digits, or None for what JSON cannot hold.
 
     Each tenant has keys of its own. The order within a schema counts, since models answer in it.
@@ -233,9 +233,9 @@ def cached(
     """The model with the cache that the settings ask for; the model itself where they ask for none.
 
     `kind` names the adapter below it, `folder` is the mesh's data folder; the litellm_config.yaml at
-    `config_path` need not exist. Raises ConfigError as `cache_of` does.
+    `config_path` need not exist. Raises ConfigError as `open_cache` does.
     """
-    store, options = cache_of(settings, folder, clock), settings[ModelsSettings]
+    store, options = open_cache(settings, folder, clock), settings[ModelsSettings]
     if store is None:
         return model
     # What answers: adapter, server and key (another may open other models), the file and what it reads.
@@ -249,7 +249,7 @@ def cached(
     return CachedModel(model, store, ttl_seconds=options.cache_ttl_seconds, clock=clock, identity=identity)
 
 
-def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | None:
+def open_cache(settings: Settings, folder: Path, clock: Clock) -> CacheStore | None:
     """The store that the settings ask for, None where they ask for none.
 
     Raises ConfigError for a Redis that is not named, or without its client.

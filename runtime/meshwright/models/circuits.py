@@ -221,7 +221,7 @@ class Circuits:
 
     def _own(self, deployment: str, request: ModelRequest | None) -> _Circuit | None:
         """The circuit of a request's history at a deployment, where it has failed there."""
-        if not self._of_histories or (history := _history_of(request)) is None:
+        if not self._of_histories or (history := _history_id(request)) is None:
             return None
         return self._of_histories.get((deployment, history))
 
@@ -255,7 +255,7 @@ class Circuits:
         if policy.is_off:
             return
         circuit = self._circuits[deployment]
-        history = _history_of(request) if _may_be_of_the_request(error) else None
+        history = _history_id(request) if _may_be_of_the_request(error) else None
         if history is not None:
             if (own := self._of_histories.get((deployment, history))) is None:
                 if len(self._of_histories) >= _HISTORIES:
@@ -330,7 +330,7 @@ def _may_be_of_the_request(error: ModelError) -> bool:
     return isinstance(error, ModelUnavailable) and error.answered is not None
 
 
-def _history_of(request: ModelRequest | None) -> int | None:
+def _history_id(request: ModelRequest | None) -> int | None:
     """Names the history behind a call: the task, else the beginning of a conversation that goes on."""
     if request is None:
         return None

@@ -87,7 +87,10 @@ def route(target: Target, group: str, tags: str, as_json: bool) -> None:
             if client is not None:
                 return await client.deployment_route(group, tag_list)
         server = settings[ModelsSettings].base_url
-        return {**_of_file(settings).route(group, tag_list), "answers": f"http {server}" if server else None}
+        return {
+            **_load_deployments(settings).route(group, tag_list),
+            "answers": f"http {server}" if server else None,
+        }
 
     route_document = asyncio.run(ask())
     echo_json(route_document) if as_json else _explain(route_document)
@@ -152,7 +155,7 @@ async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
     from meshwright.models.overview import Deployments
     from meshwright.models.select import choose_model
 
-    path = _file_of(settings)
+    path = _config_file(settings)
     owns_file = path == settings[ModelsSettings].config  # else it is the one that comes with Meshwright
     model = choose_model(settings, path, count_tokens=count_tokens, owns_file=owns_file)
     try:
@@ -161,7 +164,7 @@ async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
         await model.close()
 
 
-def _file_of(settings: Settings) -> Path:
+def _config_file(settings: Settings) -> Path:
     from meshwright.agents.loader import project_file
 
     return project_file(Path(), settings[ModelsSettings].config)
@@ -175,30 +178,30 @@ async def _overview(target: Target, settings: Settings) -> Document:
         async with _deployments(settings) as here:
             return {**await here.overview(), "warnings": _warnings(settings)}
     except ConfigError as problem:
-        if (problem.path and problem.line) or not _file_of(settings).is_file():
+        if (problem.path and problem.line) or not _config_file(settings).is_file():
             raise  # the file itself is broken: nothing can be said of it
-        return {**await _of_file(settings).overview(), "answers": f"none: {problem}", "warnings": []}
+        return {**await _load_deployments(settings).overview(), "answers": f"none: {problem}", "warnings": []}
 
 
-def _of_file(settings: Settings) -> Deployments:
+def _load_deployments(settings: Settings) -> Deployments:
     from meshwright.models.offline import OfflineModel
     from meshwright.models.overview import Deployments
 
-    return Deployments(OfflineModel(), _file_of(settings), settings[LedgerSettings].default_price)
+    return Deployments(OfflineModel(), _config_file(settings), settings[LedgerSettings].default_price)
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.loader import prompts_folder, variables_of
+    from meshwright.agents.loader import prompt_variables, prompts_folder
     from meshwright.agents.prompts import Prompts, PromptSources
-    from meshwright.agents.shipped import project_agents, warnings_of
+    from meshwright.agents.shipped import find_warnings, project_agents
     from meshwright.models.config import read_config
 
-    path = _file_of(settings)
+    path = _config_file(settings)
     if settings[ModelsSettings].base_url or not path.is_file():
         return []
     agents = project_agents(settings, Path())
-    prompts = PromptSources([Prompts(prompts_folder(Path(), settings), own=variables_of(agents))])
-    return list(map(str, warnings_of(read_config(path), prompts, agents)))
+    prompts = PromptSources([Prompts(prompts_folder(Path(), settings), own=prompt_variables(agents))])
+    return list(map(str, find_warnings(read_config(path), prompts, agents)))
 
 
 def _price(field: str, row: Document) -> str:

@@ -15,7 +15,7 @@ from meshwright.agents.context.text import count_tokens
 from meshwright.agents.loader import project_file
 from meshwright.agents.prompts import PromptSources
 from meshwright.agents.run.own_clients import key_warnings
-from meshwright.agents.shipped import cache_warnings, warnings_of
+from meshwright.agents.shipped import cache_warnings, find_warnings
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, ModelError
 from meshwright.core.events import Event
@@ -51,7 +51,7 @@ from meshwright.models.port import (
     ModelWrapper,
     PriceList,
 )
-from meshwright.models.prices import prices_of
+from meshwright.models.prices import price_list
 from meshwright.models.providers import convention_name, provider_params
 from meshwright.models.reading_on import ReadingOn
 from meshwright.models.select import (
@@ -102,7 +102,7 @@ class ModelsComponent(Component):
 
         Retries and fallbacks are part of one call of the ledger.
         """
-        spans = CallSpans(self.mesh.tracing, self._provider_of)
+        spans = CallSpans(self.mesh.tracing, self._reply_provider)
         # Inside the configured one: forms of requests are remembered by the name that it sets.
         yield ModelWrapper("request", partial(AdaptedModel, spans=spans))
         if self._configs is not None:
@@ -140,7 +140,7 @@ class ModelsComponent(Component):
     def warnings(self) -> Iterable[str]:
         """Warns about improbable settings, tags without a deployment, and caches that are not there."""
         agents = self.mesh.get(AgentTypes)
-        problems = warnings_of(self.chosen.config, self.mesh.get(PromptSources), agents)
+        problems = find_warnings(self.chosen.config, self.mesh.get(PromptSources), agents)
         keys = key_warnings(agents_here(self.mesh), os.environ, self._key_variables())
         return [*map(str, problems), *cache_warnings(self.config, agents), *keys]
 
@@ -149,14 +149,14 @@ class ModelsComponent(Component):
         params = (param for model in self._deployed.values() for param in provider_params(model))
         return {variable for param in params if param.name == "api_key" for variable in param.variables}
 
-    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+    def model_window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
         configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return self._models.prices_for(configured).window(configured.name, ())
         return self._models.price_list.window(model, tags)
 
-    def price_of(
+    def highest_price(
         self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str, prompt_tokens: int
     ) -> Price | None:
         """The highest price of a call: of the model configured for an agent, else of the one named."""
@@ -172,7 +172,7 @@ class ModelsComponent(Component):
         base: Model = GuardedServer(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         if self.chosen.kind != "router":  # which waits for places, and falls back, between calls
             base = ReadingOn(base)
-        models = ConfiguredModels(base, prices_of(self.chosen, price), price, self.circuits)
+        models = ConfiguredModels(base, price_list(self.chosen, price), price, self.circuits)
         if self._configs is not None:
             self._configs.on_read = partial(self._retain, models)
         return models
@@ -197,7 +197,7 @@ class ModelsComponent(Component):
         if self.config.cache == "redis":
             yield Check("cache", self._check_cache)
 
-    def _provider_of(self, request: ModelRequest, reply: ModelReply) -> str:
+    def _reply_provider(self, request: ModelRequest, reply: ModelReply) -> str:
         """The provider of a reply: by its deployment, else by the name of the model, else the adapter."""
         model = self._deployed.get(reply.deployment, reply.model)
         return convention_name(model) or convention_name(request.model) or self.chosen.kind

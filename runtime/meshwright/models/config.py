@@ -62,7 +62,7 @@ class LiteLLMConfig:
     """Settings of the file that are allowed and improbable."""
 
     @classmethod
-    def of(cls, deployments: Sequence[dict[str, Any]], **router_settings: Any) -> Self:
+    def from_deployments(cls, deployments: Sequence[dict[str, Any]], **router_settings: Any) -> Self:
         """Deployments of code, as if a file had them; a provider gets no parameter that it does not know."""
         return cls(
             Path("models by name"), _with_ids(deployments), router_settings, {"drop_params": True}, lines={}
@@ -71,7 +71,7 @@ class LiteLLMConfig:
     @property
     def groups(self) -> frozenset[str]:
         """The names that a call may give as `model`."""
-        return _groups_of(self.deployments, self.router_settings)
+        return _group_names(self.deployments, self.router_settings)
 
 
 def read_config(path: Path) -> LiteLLMConfig:
@@ -79,7 +79,7 @@ def read_config(path: Path) -> LiteLLMConfig:
     import yaml
 
     text = read_text(path)
-    loader = _loader_of(text)
+    loader = _yaml_loader(text)
     try:
         _check_depth(text, type(loader))
         node = loader.get_single_node()
@@ -94,7 +94,7 @@ def read_config(path: Path) -> LiteLLMConfig:
     check = _FileCheck(path, node)
     content = check.file(value)
     router, shared = (content.get(name) or {} for name in _SETTINGS)
-    lines = {name: check.line_of(["router_settings", name]) for name in ("", *router)}
+    lines = {name: check.find_line(["router_settings", name]) for name in ("", *router)}
     deployments = _with_ids(content["model_list"])
     return LiteLLMConfig(path, deployments, router, shared, lines, tuple(check.warnings))
 
@@ -157,13 +157,13 @@ def known_names() -> dict[str, frozenset[str]]:
     return {section: frozenset(names) for section, names in data.items() if section != "source"}
 
 
-def _groups_of(deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any]) -> frozenset[str]:
+def _group_names(deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(
         {deployment["model_name"] for deployment in deployments} | {*(router.get("model_group_alias") or ())}
     )
 
 
-def _loader_of(text: str) -> Any:
+def _yaml_loader(text: str) -> Any:
     """Reads plain YAML, with anchors and merge keys, but without dates and tags."""
     import yaml
 
@@ -227,13 +227,13 @@ class _FileCheck:
             section = self._expect(content.get(name) or {}, dict, "a mapping of settings", [name])
             self._names(section, name, [name])
         router, shared = (content.get(name) or {} for name in _SETTINGS)
-        groups = _groups_of(deployments, router)
+        groups = _group_names(deployments, router)
         self._fallbacks(router, groups, ["router_settings"])
         self._fallbacks(shared, groups, ["litellm_settings"])
         self._doubts(deployments, router, shared)
         return content
 
-    def line_of(self, where: _Place) -> int:
+    def find_line(self, where: _Place) -> int:
         """The line of a place, or of the nearest one above it that the file has."""
         node, line = self.root, 1
         for step in where:
@@ -379,7 +379,9 @@ class _FileCheck:
         steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
         field = "".join(steps).removeprefix(".") or "the file"  # such as model_list[2].litellm_params.model
         message = f"{field}{message}" if message[0] in " :" else message
-        return ConfigError(message, path=str(self.path), line=self.line_of(where), remedy=remedy, field=field)
+        return ConfigError(
+            message, path=str(self.path), line=self.find_line(where), remedy=remedy, field=field
+        )
 
 
 def _circle_from(group: str, onward: Mapping[str, list[str]]) -> list[str] | None:

@@ -242,7 +242,7 @@ def _part_not_taken(fault: ProviderFault) -> Part | None:
     return "" if tools or _PARAMETER.search(fault.words) else None
 
 
-def words_of(body: Any) -> str:
+def provider_words(body: Any) -> str:
     """The start of each of the provider's own words in an error body, in lower case, for searching."""
     texts = [text.lower() for _, text in _said_in(body)]
     failed = [_CHAIN_SIGN for text in texts if _CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end
@@ -291,7 +291,9 @@ def fault_in(body: Any, quotation: str = "") -> ProviderFault:
     statuses = [int(code) for code in codes if re.fullmatch("[0-9]{3}", code)]
     statuses += [_STATUS_OF.get(str(fields.get(name)), 0) for name in ("type", "code")]
     return ProviderFault(
-        next((status for status in statuses if 400 <= status < 600), 502), words_of(body), quotation=quotation
+        next((status for status in statuses if 400 <= status < 600), 502),
+        provider_words(body),
+        quotation=quotation,
     )
 
 
@@ -300,7 +302,7 @@ def _unlisted(body: Any) -> Any:
     return body[0] if isinstance(body, list) and body and isinstance(body[0], Mapping) else body
 
 
-def reason_of(error: BaseException) -> str:
+def connection_reason(error: BaseException) -> str:
     """Why there is no connection, in the words of the system: `connection refused`."""
     if isinstance(error, ssl.SSLError):
         return "no trusted TLS connection"

@@ -27,15 +27,15 @@ from meshwright.models.faults import (
     RECOVERS,
     Discretion,
     ProviderFault,
+    connection_reason,
     error_for,
     fault_in,
     is_error,
+    provider_words,
     read_retry_after,
-    reason_of,
-    words_of,
 )
 from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta
-from meshwright.models.thinking import Thinking, stream_whole, thinking_of
+from meshwright.models.thinking import Thinking, stream_whole, thinking_callback
 
 if TYPE_CHECKING:
     import aiohttp
@@ -79,7 +79,7 @@ class Pieces(ABC):
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
         self.done = False
         self._on_delta = on_delta
-        self._on_thinking = thinking_of(on_delta)
+        self._on_thinking = thinking_callback(on_delta)
         self._max_chars = self._room = max_chars
 
     @property
@@ -114,11 +114,11 @@ class Wire(ABC):
     def headers(self, api_key: str | None) -> dict[str, str]:
         """The headers of every call. Raises ConfigError for a key that no header may hold."""
 
-    def headers_of(self, request: ModelRequest) -> dict[str, str]:
+    def request_headers(self, request: ModelRequest) -> dict[str, str]:
         """The headers of one request beside those of every call."""
         return {}
 
-    def model_of(self, request: ModelRequest) -> str:
+    def called_model(self, request: ModelRequest) -> str:
         """The model that is called for a request."""
         return request.model
 
@@ -254,7 +254,7 @@ class ApiModel:
         """Send the request; None where the wire has learned from a refusal."""
         # A file, since aiohttp warns of larger bodies that are bytes.
         data = BytesIO(to_json(self.wire.body(call.request, stream=call.on_delta is not None)))
-        headers = self._headers_of(call.request)
+        headers = self._request_headers(call.request)
         async with session.post(  # no redirects: one would take the key elsewhere
             target, data=data, headers=headers, allow_redirects=False
         ) as response:
@@ -291,7 +291,7 @@ class ApiModel:
         if isinstance(error, aiohttp.ClientConnectionError):
             return self._unreachable(error)
         if isinstance(error, TimeoutError):
-            model, seconds = self.wire.model_of(call.request), call.request.timeout_seconds
+            model, seconds = self.wire.called_model(call.request), call.request.timeout_seconds
             what = f"{self.server} did not answer model {model!r} in {seconds:g} seconds"
             timeout = ModelTimeout(what, remedy=FASTER)
             is_stream = call.on_delta is not None
@@ -318,20 +318,20 @@ class ApiModel:
         self, body: Any, response: aiohttp.ClientResponse, request: ModelRequest, *, is_last: bool
     ) -> None:
         """Have the wire leave out the field that the server refuses, or raise the error of the refusal."""
-        words = "" if isinstance(body, str) else words_of(body)  # a page has none that can be relied on
+        words = "" if isinstance(body, str) else provider_words(body)  # a page has none that can be relied on
         if response.status in (400, 422) and not is_last and self.wire.adapts_to(words):
             return
         wait, masked = read_retry_after(response.headers), self._discretion.shown(body, request)
         fault = ProviderFault(response.status, words, wait, masked)
-        error = error_for(fault, source=self.server, model=self.wire.model_of(request))
+        error = error_for(fault, source=self.server, model=self.wire.called_model(request))
         deployment = self.wire.headers_say(response.headers, streamed=False).get("deployment")
         if deployment is not None:
             error.failed_at, error.failed_with = (deployment,), (error.code,)
         raise error
 
-    def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
+    def _request_headers(self, request: ModelRequest) -> Mapping[str, str] | None:
         """The headers of one request, in place of the session's."""
-        return self.wire.headers_of(request) or None
+        return self.wire.request_headers(request) or None
 
     async def _opened(self) -> aiohttp.ClientSession:
         # Its first import takes seconds on a busy machine: on the event loop, leases would expire meanwhile.
@@ -407,7 +407,7 @@ class ApiModel:
 
     def _error_in(self, body: Any, request: ModelRequest) -> ModelError:
         fault = fault_in(body, self._discretion.shown(body, request))
-        return error_for(fault, source=self.server, model=self.wire.model_of(request))
+        return error_for(fault, source=self.server, model=self.wire.called_model(request))
 
     def _unreachable(self, error: aiohttp.ClientConnectionError) -> ModelUnavailable:
         import aiohttp
@@ -418,7 +418,9 @@ class ApiModel:
             )
         if isinstance(error, aiohttp.ServerDisconnectedError):
             return ModelUnavailable(f"{self.server} closed the connection before it had answered")
-        return ModelUnavailable(f"Cannot connect to {self.server}: {reason_of(error)}", remedy=self._remedy)
+        return ModelUnavailable(
+            f"Cannot connect to {self.server}: {connection_reason(error)}", remedy=self._remedy
+        )
 
 
 def not_a_completion(source: str) -> ModelUnavailable:
@@ -529,13 +531,13 @@ async def _events(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator
             # A CR at the end stays with its line: its LF may be on its way.
             lines = bytes(buffer).splitlines(keepends=True)
             buffer = bytearray(lines.pop() if not lines[-1].endswith(b"\n") else b"")
-            for data in filter(None, map(_data_of, lines)):
+            for data in filter(None, map(_event_data, lines)):
                 yield data
         if len(buffer) > max_bytes:
             raise TooMuch
-    for data in filter(None, map(_data_of, buffer.splitlines())):
+    for data in filter(None, map(_event_data, buffer.splitlines())):
         yield data
 
 
-def _data_of(line: bytes | bytearray) -> bytes:
+def _event_data(line: bytes | bytearray) -> bytes:
     return bytes(line[5:]).strip() if line.startswith(b"data:") else b""

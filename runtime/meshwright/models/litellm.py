@@ -30,10 +30,10 @@ from meshwright.models.errors import (
 from meshwright.models.faults import (
     Discretion,
     ProviderFault,
+    connection_reason,
     error_for,
+    provider_words,
     read_retry_after,
-    reason_of,
-    words_of,
 )
 from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, reading
 from meshwright.models.openai import ChatCompletions, ChunkPieces, read_embeddings
@@ -124,7 +124,7 @@ class LiteLLMModel:
             return read_embeddings(response.model_dump(), request, source=_SOURCE)
         response = await litellm.acompletion(**arguments)
         if on_delta is None:
-            return self._wire.read(_body_of(response), request, _SOURCE, {})
+            return self._wire.read(_reply_body(response), request, _SOURCE, {})
         pieces = ChunkPieces(on_delta, MAX_REPLY_BYTES)
         counted = False
         try:
@@ -212,7 +212,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return type(error).__module__.partition(".")[0] not in _CLIENTS
 
 
-def _body_of(response: Any) -> dict[str, Any]:
+def _reply_body(response: Any) -> dict[str, Any]:
     """The parts of a reply that are used; LiteLLM's objects are slow to write out."""
     with reading(_SOURCE):
         choice, usage = response.choices[0], response.usage
@@ -236,7 +236,7 @@ def _body_of(response: Any) -> dict[str, Any]:
 
 def _translated(error: Exception, request: ModelRequest, discretion: Discretion) -> ModelError:
     """Make our error of one of LiteLLM's, and log what it was: its own text quotes the prompt."""
-    causes = list(_causes_of(error))
+    causes = list(_iter_causes(error))
     body = _provider_body(causes)
     # The fault of a program, of LiteLLM's or ours, that no provider's answer and no connection led to.
     foreign = body is not None or any(_is_of_a_connection(cause) for cause in causes)
@@ -273,12 +273,12 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
     if "ContentPolicyViolationError" in kinds:
         return ContentRefused(f"The provider's policy forbids the request to model {model!r}{quote}")
     if "UnsupportedParamsError" in kinds:  # LiteLLM's own, from its data on the model: no request was made
-        words = words_of(str(getattr(error, "message", error)))
+        words = provider_words(str(getattr(error, "message", error)))
         return error_for(ProviderFault(400, words, quotation=masked), source=_SOURCE, model=model)
     if "Timeout" in kinds:
         return ModelTimeout(f"No reply from model {model!r} in time")
     if unreachable := next((cause for cause in causes if _is_of_a_connection(cause)), None):
-        problem = f"No connection to the provider of model {model!r}: {reason_of(unreachable)}"
+        problem = f"No connection to the provider of model {model!r}: {connection_reason(unreachable)}"
         return ModelUnavailable(problem, remedy="Check the address (api_base) of its deployments")
     statuses = [getattr(cause, "status_code", None) for cause in causes]
     failures = [status for status in statuses if isinstance(status, int) and status >= 400]
@@ -287,12 +287,12 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
     headers = getattr(error, "litellm_response_headers", None) or {}
     # The last is the provider's own: LiteLLM makes a 500 of what it does not know.
     fault = ProviderFault(
-        failures[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), masked
+        failures[-1], provider_words(_provider_body(causes) or ""), read_retry_after(headers), masked
     )
     return error_for(fault, source=_SOURCE, model=model)
 
 
-def _causes_of(error: BaseException | None) -> Iterator[BaseException]:
+def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what led to it, down to the socket's; in a stream, the error that ended it."""
     for _ in range(_MAX_CAUSES):
         if error is None:

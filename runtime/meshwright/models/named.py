@@ -31,7 +31,7 @@ from meshwright.models.circuits import Circuits, Retrying
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, known_names
 from meshwright.models.picker import Picker
 from meshwright.models.port import Model
-from meshwright.models.providers import PROVIDERS, current, missing, provider_of
+from meshwright.models.providers import PROVIDERS, current, find_provider, missing
 
 CONNECTION = frozenset(
     {"api_key", "api_base", "api_version", "organization"}
@@ -64,7 +64,7 @@ class ModelSpec:
     params: Mapping[str, str | SecretStr] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: object, **shared: Any) -> Self:
+    def parse(cls, model: object, **shared: Any) -> Self:
         """Read a name, a dictionary with `model`, or an entry of LiteLLM's `model_list`.
 
         `shared` are defaults for its options. Options that are None are as if left out.
@@ -84,7 +84,7 @@ class ModelSpec:
         options = {**shared, **{key: value for key, value in model.items() if value is not None}}
         name = options.pop("model")
         if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
-            provider_of(name)
+            find_provider(name)
         if "base_url" in options:
             options["api_base"] = options.pop("base_url")
         params = {key: options.pop(key) for key in [*options] if key in CONNECTION}
@@ -102,7 +102,7 @@ def _check_entry(entry: Mapping[str, Any]) -> None:
 
 
 def _check_connection(name: str, params: Mapping[str, Any]) -> None:
-    provider, _ = provider_of(name)
+    provider, _ = find_provider(name)
     names = {param.name for param in provider.params} | {"api_key", "api_base"}
     names |= {"organization"} if provider.name == "openai" else set()
     for key, value in params.items():
@@ -173,8 +173,8 @@ class ModelSettings(BaseModel):
         that is missing, or a number that is none.
         """
         variables = os.environ if environment is None else environment
-        spec = ModelSpec.of(model)
-        provider, whole = provider_of(spec.name)
+        spec = ModelSpec.parse(model)
+        provider, whole = find_provider(spec.name)
         if problem := missing(provider, spec.name, variables, spec.params):
             raise problem
         usual = {param.name: value for param in provider.params if (value := param.value(variables))}
@@ -230,7 +230,7 @@ def with_fallbacks(
     """
     if isinstance(others, str) or not isinstance(others, Sequence):
         raise ConfigError("fallbacks must be a list", remedy='Write ["gpt-5.4"]', field="fallbacks")
-    specs = [ModelSpec.of(primary), *map(ModelSpec.of, others)]
+    specs = [ModelSpec.parse(primary), *map(ModelSpec.parse, others)]
     twice = next((spec.name for n, spec in enumerate(specs) if spec in specs[:n]), None)
     if twice is not None:
         problem = f"model {twice!r} stands twice among those of {specs[0].name!r}"
@@ -245,7 +245,7 @@ def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
     members = [chain.groups for chain in chains]
     deployments = [settings.deployment(group) for groups in members for group, settings in groups.items()]
     rules = [{first: others} for first, *others in members if others]
-    return LiteLLMConfig.of(deployments, **dict.fromkeys(FALLBACKS, rules))
+    return LiteLLMConfig.from_deployments(deployments, **dict.fromkeys(FALLBACKS, rules))
 
 
 def named_models(
@@ -278,7 +278,7 @@ def open_model(
 
 def _chain(model: object, options: Mapping[str, Any]) -> Chain:
     if not isinstance(model, (Chain, ModelSettings)):
-        return Chain(ModelSettings.from_env(ModelSpec.of(model, **options)))
+        return Chain(ModelSettings.from_env(ModelSpec.parse(model, **options)))
     if options:
         problem = f"open_model: {next(iter(options))} goes with the name of a model"
         remedy = 'Write it where the model is named: with_fallbacks({"model": ..., "timeout": 30})'
@@ -387,8 +387,8 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
     of_requests = [name for name in options if name in litellms and reserved_param([name]) is None]
     requested = {name: options.pop(name) for name in of_requests}
     wished = checked(AgentOptions, options, "create_agent", CONNECTION)
-    primary = ModelSpec.of(model, timeout=wished.timeout, **connection)
-    others = [ModelSpec.of(other, timeout=wished.timeout) for other in wished.fallbacks]
+    primary = ModelSpec.parse(model, timeout=wished.timeout, **connection)
+    others = [ModelSpec.parse(other, timeout=wished.timeout) for other in wished.fallbacks]
     name = primary.name
     agent_id = wished.agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{name.rpartition('/')[2]}-agent")[-64:]
     settings: dict[str, Any] = {"model": name, "temperature": wished.temperature}
@@ -405,17 +405,17 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
         "num_retries": wished.num_retries if primary.num_retries is None else primary.num_retries,
         "params": {**wished.params, **requested},
         "toolsets": tuple(tool for tool in wished.tools if inspect.isclass(tool)),
-        "budgets": _budgets_of(agent_id, wished.max_budget),
+        "budgets": _parse_budgets(agent_id, wished.max_budget),
         "cache_options": wished.cache.model_dump(exclude_none=True),
         "success_callbacks": wished.success_callback,
         "prompt_text": prompt_text(wished.instructions, settings),
-        **dict(_method_of(tool) for tool in wished.tools if not inspect.isclass(tool)),
+        **dict(_tool_method(tool) for tool in wished.tools if not inspect.isclass(tool)),
     }
     words = re.split(r"[-_]", agent_id)  # `release-agent` is ReleaseAgent
     return type("".join(word.title() for word in words) or "Agent", (base,), body)
 
 
-def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
+def _tool_method(function: Any) -> tuple[str, staticmethod[..., Any]]:
     """A tool that is a function, as an agent's method. Raises ConfigError where it is no tool."""
     if not hasattr(function, _MARK):
         problem = f"{getattr(function, '__name__', repr(function))} is no tool"
@@ -425,7 +425,7 @@ def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
     return function.__name__, method
 
 
-def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
+def _parse_budgets(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
     if max_budget is None:
         return ()
     try:

@@ -18,13 +18,13 @@ from meshwright.models.errors import ModelRefused
 from meshwright.models.offline_text import (
     Passage,
     SchemaFiller,
+    cut_passages,
     passages_in,
-    passages_of,
     quote,
     relevance,
+    split_words,
     terms,
     word_vector,
-    words_of,
 )
 from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
@@ -193,7 +193,7 @@ class _Talk:
         self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
         earlier = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
         texts = [part for text in earlier for part in _KNOWN.findall(_NOTED.sub(r"- \1", text)) or [text]]
-        candidates = (passage for text in [*_KNOWN.findall(prompt), *texts] for passage in passages_of(text))
+        candidates = (passage for text in [*_KNOWN.findall(prompt), *texts] for passage in cut_passages(text))
         candidates = (one for one in candidates if not one.text.endswith("?") and one.text != self.question)
         background = list(islice(candidates, _MAX_PASSAGES))
         results = (passage for one in self.results if not one.error for passage in passages_in(one.value))
@@ -205,7 +205,7 @@ class _Talk:
         subject = _URL.sub(" ", self.asked)
         for file in self.files:
             subject = subject.replace(file, " ")
-        self.words = words_of(subject)
+        self.words = split_words(subject)
         self.wanted = terms(subject)
         has_numbers = len(re.findall(r"\d+", self.asked)) > 1
         self.is_sum = has_numbers and not own_material and all(map(str.isdigit, self.wanted - _RECKONS))
@@ -218,7 +218,7 @@ def _split(text: str) -> tuple[str, list[Passage]]:
     for separator in ("\n\n", "\n", ": "):
         head, _, rest = _BLANK_LINES.sub("\n\n", text).partition(separator)
         is_long = len(rest) >= _MIN_MATERIAL_CHARACTERS and (separator != ": " or "\n" not in text)
-        material = [passage for passage in passages_of(rest) if not passage.text.endswith("?")]
+        material = [passage for passage in cut_passages(rest) if not passage.text.endswith("?")]
         if material and (is_long or (separator == "\n\n" and terms(head))):
             return head.strip(), material[:_MAX_PASSAGES]
     return text, []
@@ -327,7 +327,7 @@ def _answer(talk: _Talk) -> str:
         return "\n\n".join(failed)
     if not talk.wanted and not talk.results:
         return f"Hello. {_HONEST}"
-    about = f" about {quote(' '.join(words_of(talk.asked)), 80)!r}" if talk.wanted else ""
+    about = f" about {quote(' '.join(split_words(talk.asked)), 80)!r}" if talk.wanted else ""
     return f"I found nothing{about} in what I was given. {_HONEST}"
 
 

@@ -31,7 +31,7 @@ _DIMENSIONS, _MAX_DIMENSIONS = 256, 4096
 _NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text as they are written, each once, without stop words."""
     words = (word for word in _WORD.findall(text) if word.isdigit() or len(word) > 1)
     return list({word.lower(): word for word in words if word.lower() not in _STOP_WORDS}.values())
@@ -39,7 +39,7 @@ def words_of(text: str) -> list[str]:
 
 def terms(text: str) -> set[str]:
     """The stems of a text's words, without stop words."""
-    return {_INFLECTION.sub("", word.lower()) for word in words_of(text)}
+    return {_INFLECTION.sub("", word.lower()) for word in split_words(text)}
 
 
 def word_vector(text: str, size: object = None) -> tuple[float, ...]:
@@ -101,7 +101,7 @@ class Passage(NamedTuple):
         return f"{quote(self.text)} ({place})" if place else quote(self.text)
 
 
-def passages_of(text: str, source: str = "", first_line: int | None = None) -> Iterator[Passage]:
+def cut_passages(text: str, source: str = "", first_line: int | None = None) -> Iterator[Passage]:
     """Cut a text into the sentences of its paragraphs, without headings and examples; code stays lines."""
     name = source.rpartition("/")[2]
     is_prose = (name.rpartition(".")[2] if "." in name else "") in _PROSE_FILES
@@ -121,7 +121,7 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
 def passages_in(value: Any, source: str = "", line: int | None = None, depth: int = 0) -> Iterator[Passage]:
     """Cut a tool's result, JSON data or text, into passages, each with the place that its record names."""
     if isinstance(value, str):
-        yield from passages_of(value, source, line)
+        yield from cut_passages(value, source, line)
     elif isinstance(value, (list, dict)) and depth == _MAX_DEPTH:
         yield Passage("...", source, line)
     elif isinstance(value, list):
@@ -198,7 +198,7 @@ class SchemaFiller:
             others = [choice for choice in choices if choice not in nulls]
             first = ((nulls or others) if depth > _OPTIONAL_DEPTH or not others else others)[0]
             return self._fill(first, depth + 1)
-        match _type_of(schema):
+        match _schema_type(schema):
             case "object":
                 return self._object(schema, depth)
             case "array":
@@ -268,7 +268,7 @@ def _unfit(message: str) -> InvalidSchema:
     return InvalidSchema(f"response_format: {message}", remedy=remedy, field="response_format")
 
 
-def _type_of(schema: _Schema) -> str:
+def _schema_type(schema: _Schema) -> str:
     kind = schema.get("type")
     if isinstance(kind, list):
         return next((name for name in kind if name != "null"), "null")

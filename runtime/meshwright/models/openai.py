@@ -132,8 +132,8 @@ class ChunkPieces(Pieces):
             self._take(text)
             self._text.append(text)
             self._on_delta(text)
-        for image in _images_of(delta):
-            self._take(_url_of(image))
+        for image in _message_images(delta):
+            self._take(_image_url(image))
             self._images.append(image)
         for name, value in (delta.get("audio") or {}).items():
             before = self._audio.get(name) if name in _GROWING else None
@@ -181,19 +181,19 @@ class ChatCompletions(Wire):
         key = header_key(api_key)
         return {"authorization": f"Bearer {key}"} if key else {}
 
-    def model_of(self, request: ModelRequest) -> str:
+    def called_model(self, request: ModelRequest) -> str:
         """The model that answers every call, or the group of the request."""
         return self._model or request.model
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request. Servers tell the tokens of a stream only where they are asked."""
         if request.inputs:
-            model = self.model_of(request)
+            model = self.called_model(request)
             return {**self._extra, **request.params, "model": model, "input": request.inputs}
         body: dict[str, Any] = {
             **self._extra,
             **{name: value for name, value in request.params.items() if name != ANTHROPIC_PARAMS},
-            "model": self.model_of(request),
+            "model": self.called_model(request),
             "messages": self._messages(request),
             "user": request.user,
         }
@@ -208,7 +208,7 @@ class ChatCompletions(Wire):
             if request.tool_choice != "auto":  # servers do that by default, and some refuse the field
                 body["tool_choice"] = request.tool_choice
         if request.response_schema is not None:
-            body["response_format"] = request.response_format or _format_of(request.response_schema)
+            body["response_format"] = request.response_format or _response_format(request.response_schema)
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         for name in self._without:
@@ -216,7 +216,7 @@ class ChatCompletions(Wire):
         return body
 
     def _messages(self, request: ModelRequest) -> list[dict[str, Any]]:
-        messages = list(_messages_body(request.messages, self.model_of(request), self._without))
+        messages = list(_messages_body(request.messages, self.called_model(request), self._without))
         for message in messages if "cache_control" in self._without else ():
             if isinstance(message["content"], list):
                 message["content"] = [_unmarked(part) for part in message["content"]]
@@ -238,7 +238,7 @@ class ChatCompletions(Wire):
             reason = choice.get("finish_reason") or UNSTATED  # some servers never say; others broke off
             usage, extra = body.get("usage"), dict(extra)
             if isinstance(usage, Mapping) and "cost_usd" not in extra:  # a LiteLLM proxy does, for a stream
-                extra |= _cost_of("usage.cost", usage.get("cost"))
+                extra |= _reported_cost("usage.cost", usage.get("cost"))
             content = _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript")
             calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
             characters = len(content or "") + sum(len(call.arguments) for call in calls)
@@ -253,7 +253,7 @@ class ChatCompletions(Wire):
             if calls and (extra_fields := _bounded({n: message[n] for n in WANTED_BACK if message.get(n)})):
                 answer["extra"] = extra_fields
             if calls and (answer.get("extra") or any(call.extra for call in calls)):
-                answer["answered_by"] = self.model_of(request)
+                answer["answered_by"] = self.called_model(request)
             reply = ModelReply.model_validate(answer)
             return reply.model_copy(update={**extra, "files": files} if files else extra)
 
@@ -291,7 +291,7 @@ class ProxyCompletions(ChatCompletions):
         """
         cached = _CACHE_HEADER in headers
         header = None if streamed else headers.get(_COST_HEADER)
-        cost = _cost_of(_COST_HEADER, header)
+        cost = _reported_cost(_COST_HEADER, header)
         tries = [headers.get(name, "") for name in _TRIES_HEADERS]
         fields: dict[str, Any] = {
             "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
@@ -364,7 +364,7 @@ def _is_strict(schema: Any) -> bool:
     return all(map(_is_strict, [*parts, schema["items"]] if "items" in schema else parts))
 
 
-def _format_of(schema: dict[str, Any]) -> dict[str, Any]:
+def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
     schema_format: dict[str, Any] = {"name": "answer", "schema": schema}
     if schema.get("type") == "object" and _is_strict(schema):
         schema_format["strict"] = True
@@ -425,14 +425,14 @@ def _read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     return "".join(part.get("text") or "" for part in content)
 
 
-def _images_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _message_images(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The pictures of a message, or of a piece of one: in a list of their own, or among its parts."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     return [*(message.get("images") or ()), *(part for part in parts if part.get("type") == "image_url")]
 
 
-def _url_of(image: Mapping[str, Any]) -> str:
+def _image_url(image: Mapping[str, Any]) -> str:
     where = image["image_url"]
     url = where if isinstance(where, str) else where["url"]
     if not url.startswith(("data:", "https:", "http:")):  # rather than a file of the mesh
@@ -441,8 +441,8 @@ def _url_of(image: Mapping[str, Any]) -> str:
 
 
 def _read_files(message: Mapping[str, Any], sound: str) -> Iterator[File]:
-    for number, image in enumerate(_images_of(message), start=1):
-        file = File(name=f"image-{number}", media_type="", url=_url_of(image))
+    for number, image in enumerate(_message_images(message), start=1):
+        file = File(name=f"image-{number}", media_type="", url=_image_url(image))
         media_type = file.media_type if file.media_type.startswith("image/") else "image/png"
         name = f"{file.name}{guess_extension(media_type) or ''}"
         yield file.model_copy(update={"name": name, "media_type": media_type})
@@ -497,7 +497,7 @@ def _bounded(fields: dict[str, Any]) -> dict[str, Any]:
     return fields if fields and len(json.dumps(fields)) <= _MAX_EXTRA_CHARS else {}
 
 
-def _cost_of(name: str, value: object) -> dict[str, Any]:
+def _reported_cost(name: str, value: object) -> dict[str, Any]:
     """The cost that a proxy reports, as fields of a reply: none where it says nothing, or no amount."""
     if value is None:
         return {}

@@ -16,9 +16,17 @@ from meshwright.models.circuits import Circuits, OpenCircuit
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.errors import Unsupported
 from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
-from meshwright.models.prices import Prices, Rates, prices_of
+from meshwright.models.prices import Prices, Rates, price_list
 from meshwright.models.providers import convention_name
-from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
+from meshwright.models.routing import (
+    WHEN,
+    check,
+    deployment_id,
+    deployment_tags,
+    group_fallbacks,
+    missing_variables,
+    route,
+)
 
 _Document = dict[str, Any]
 _AT_ONCE = 4  # calls of a test
@@ -99,13 +107,13 @@ class Deployments:
         """
         server = await self._server()
         models = self._model.alone(group, server.groups if server else ())
-        results = await _probe_all(models, prices_of(self._model, self._default_price))
+        results = await _probe_all(models, price_list(self._model, self._default_price))
         answering = tuple(result["deployment"] for result in results if result["ok"])
         listed = server.groups if server is not None and answering else None
 
         def is_well(circuit: str) -> bool:
-            of_server = listed is not None and not any(_is_of(circuit, group) for group in listed)
-            return of_server or any(_is_of(circuit, deployment) for deployment in answering)
+            of_server = listed is not None and not any(_belongs_to(circuit, group) for group in listed)
+            return of_server or any(_belongs_to(circuit, deployment) for deployment in answering)
 
         self._circuits.close(is_well)
         return results
@@ -120,7 +128,7 @@ class Deployments:
         return LiteLLMConfig(Path("server"), tuple(listing), {"enable_tag_filtering": True}, {}, {})
 
 
-def _is_of(circuit: str, deployment: str) -> bool:
+def _belongs_to(circuit: str, deployment: str) -> bool:
     """Whether a circuit is a deployment's: also of one of its models, or of a server's group with tags."""
     return circuit == deployment or circuit.startswith((f"{deployment}:", f"{deployment} #"))
 
@@ -134,16 +142,16 @@ def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str
                 {
                     "deployment": deployment_id(deployment),
                     "model": deployment["litellm_params"]["model"],
-                    "tags": list(tags_of(deployment)),
+                    "tags": list(deployment_tags(deployment)),
                     "weight": deployment["litellm_params"].get("weight"),
                     "order": deployment["litellm_params"].get("order"),
-                    "price": _price(prices.of_deployment(deployment)),
-                    "missing": list(missing_of(deployment, environment)),
+                    "price": _price(prices.deployment_rates(deployment)),
+                    "missing": list(missing_variables(deployment, environment)),
                 }
                 for deployment in config.deployments
                 if deployment["model_name"] == name
             ],
-            "fallbacks": {kind: list(fallbacks_of(config, name, kind)) for kind in WHEN},
+            "fallbacks": {kind: list(group_fallbacks(config, name, kind)) for kind in WHEN},
         }
         for name in names
     ]
@@ -204,7 +212,7 @@ def _milliseconds_since(started: float) -> float:
 def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
     """The cost of the calls in dollars: as reported, else by our prices; None if unknown."""
     costs = [
-        prices.of_reply(reply, request)
+        prices.reply_cost(reply, request)
         if reply.cost_usd is None and reply.cost_source != "estimated"
         else reply.cost_usd
         for reply in replies

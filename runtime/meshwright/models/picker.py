@@ -30,21 +30,21 @@ from meshwright.models.faults import Discretion, secrets_in
 from meshwright.models.litellm import require_tested_release
 from meshwright.models.port import STREAM_RESTART, Adapter, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
-from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
+from meshwright.models.providers import bare_name, make_adapter, needs_litellm, provider_params
 from meshwright.models.reading_on import CallGivenUp, ReadingOn
 from meshwright.models.routing import (
     BY_CHANCE,
     check,
     concrete_model,
     deployment_id,
-    deployments_of,
-    missing_of,
+    deployment_order,
+    group_deployments,
+    missing_variables,
     next_groups,
     no_group,
-    order_of,
     route,
     setting,
-    shares_of,
+    traffic_shares,
 )
 
 _REQUEST_TIMEOUT_SECONDS = 600.0
@@ -114,7 +114,7 @@ class Picker(Adapter):
                     async with self._placed(target, group, request, ends):
                         started = time.monotonic()
                         remaining = min(ends - started, target.timeout_seconds)  # the wait is over
-                        changes = {"model": target.model_of(group), "timeout_seconds": remaining}
+                        changes = {"model": target.model_for(group), "timeout_seconds": remaining}
                         reply = await target.model.complete(request.model_copy(update=changes), on_delta)
                     target.answered(reply, time.monotonic() - started)
                     reply = self._priced(reply, request, target, attempts=len(errors) + 1)
@@ -169,7 +169,7 @@ class Picker(Adapter):
 
     def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
         """Its usable deployments by their ids."""
-        members = self._config.deployments if group is None else deployments_of(self._config, group)
+        members = self._config.deployments if group is None else group_deployments(self._config, group)
         if members is None:
             what, remedy = no_group(self._config, str(group))
             raise ConfigError(what, remedy=remedy)
@@ -182,7 +182,7 @@ class Picker(Adapter):
         usable = {
             deployment_id(deployment): _completed(deployment, self.environment)
             for deployment in self._config.deployments
-            if not missing_of(deployment, self.environment)
+            if not missing_variables(deployment, self.environment)
         }
         if any(needs_litellm(deployment["litellm_params"]) for deployment in usable.values()):
             require_tested_release()
@@ -196,14 +196,18 @@ class Picker(Adapter):
 
     def _what_to_set(self, deployments: Iterable[Mapping[str, Any]] = ()) -> str:
         candidates = deployments or self._config.deployments
-        names = {name for deployment in candidates for name in missing_of(deployment, self.environment)}
+        names = {
+            name for deployment in candidates for name in missing_variables(deployment, self.environment)
+        }
         return f"Set one of {', '.join(sorted(names))}"
 
     def _make_plan(self, group: str, tags: tuple[str, ...]) -> _Plan:
         model_route = route(self._config, self.environment, group, tags)
         tiers: dict[int | None, list[_Target]] = {}
         for candidate in model_route.asked:
-            tiers.setdefault(order_of(candidate.settings), []).append(self._targets[candidate.deployment])
+            tiers.setdefault(deployment_order(candidate.settings), []).append(
+                self._targets[candidate.deployment]
+            )
         return _Plan(
             list(tiers.values()), [self._targets[candidate.deployment] for candidate in model_route.instead]
         )
@@ -246,7 +250,7 @@ class Picker(Adapter):
         changes: dict[str, Any] = {"deployment": target.name, "attempts": attempts}
         if reply.cost_usd is None and reply.cost_source != "estimated":
             of_target = reply.model_copy(update={"deployment": target.name})
-            cost = self._prices.of_reply(of_target, request)
+            cost = self._prices.reply_cost(of_target, request)
             changes |= {} if cost is None else {"cost_usd": cost, "cost_source": "priced"}
         return reply.model_copy(update=changes)
 
@@ -274,7 +278,7 @@ class Picker(Adapter):
         tags = request.tags
         targets = [target for tier in self._plan(group, tags).tiers for target in tier]
         if not targets:
-            members = deployments_of(self._config, group) or ()
+            members = group_deployments(self._config, group) or ()
             if not any(deployment_id(deployment) in self._targets for deployment in members):
                 return Unauthorized(f"The key or address of every deployment of model {group!r} is missing")
             remedy = "Tag one deployment of the group with default"
@@ -338,14 +342,14 @@ class _Target:
         if self._model is None:  # at its first call: most processes call few of a file's deployments
             drop_params = bool(self._config.litellm_settings.get("drop_params", False))
             params = self.deployment["litellm_params"]
-            self._model = ReadingOn(adapter_of(params, self._discretion, drop_params=drop_params))
+            self._model = ReadingOn(make_adapter(params, self._discretion, drop_params=drop_params))
         return self._model
 
     async def close(self) -> None:
         if self._model is not None:
             await self._model.close()
 
-    def model_of(self, group: str) -> str:
+    def model_for(self, group: str) -> str:
         """The model that it is asked for; of a deployment for many names that which the call names."""
         return bare_name(concrete_model(self.deployment, group))
 
@@ -377,7 +381,7 @@ class _Target:
 
     def circuit(self, group: str) -> str:
         """The name of its circuit; of a deployment for many models each has its own."""
-        return f"{self.name}:{self.model_of(group)}" if "*" in self.deployment["model_name"] else self.name
+        return f"{self.name}:{self.model_for(group)}" if "*" in self.deployment["model_name"] else self.name
 
     def _leave(self) -> None:
         self.in_flight -= 1
@@ -394,7 +398,7 @@ class _Alone:
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         target = self._target
         seconds = min(request.timeout_seconds, target.timeout_seconds)
-        changes = {"model": target.model_of(target.deployment["model_name"]), "timeout_seconds": seconds}
+        changes = {"model": target.model_for(target.deployment["model_name"]), "timeout_seconds": seconds}
         reply = await target.model.complete(request.model_copy(update=changes), on_delta)
         return self._priced(reply, request, target, attempts=1)
 
@@ -414,12 +418,12 @@ def _by_least(measure: Callable[[_Target, Prices], float]) -> Callable[[Sequence
 
 
 def _price(target: _Target, prices: Prices) -> float:
-    rates = prices.of_deployment(target.deployment)
+    rates = prices.deployment_rates(target.deployment)
     return float("inf") if rates is None else float(rates.base.input + rates.base.output)
 
 
 _STRATEGIES: dict[str, Callable[[Sequence[_Target], Prices], _Target]] = {
-    BY_CHANCE: lambda ready, _: random.choices(ready, shares_of([it.deployment for it in ready]))[0],
+    BY_CHANCE: lambda ready, _: random.choices(ready, traffic_shares([it.deployment for it in ready]))[0],
     "latency-based-routing": _by_least(lambda target, prices: target.latency_seconds),
     "least-busy": _by_least(lambda target, prices: target.in_flight),
     **dict.fromkeys(

@@ -79,11 +79,13 @@ class ChatMessage(Struct, omit_defaults=True):
     def text(self) -> str:
         """All of its text, without what else its parts are."""
         return (
-            "\n".join([*filter(None, [self.content]), *texts_of(self.parts)]) if self.parts else self.content
+            "\n".join([*filter(None, [self.content]), *part_texts(self.parts)])
+            if self.parts
+            else self.content
         )
 
 
-def texts_of(parts: Iterable[Mapping[str, Any]]) -> list[str]:
+def part_texts(parts: Iterable[Mapping[str, Any]]) -> list[str]:
     """The text of each part that is text."""
     return [str(part.get("text") or "") for part in parts if part.get("type") == "text"]
 
@@ -388,7 +390,7 @@ class Model(Protocol):
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; with `on_delta` its text is streamed, and the reply is still the whole of it.
 
-        Thinking may go to `thinking_of(on_delta)`: a reader that gets none takes it from the reply.
+        Thinking may go to `thinking_callback(on_delta)`: a reader that gets none takes it from the reply.
 
         Raises ModelError, whose `retryable` says whether another may succeed.
         """
@@ -417,12 +419,12 @@ class GivenModel(NamedTuple):
 class ModelWindows(Protocol):
     """Knows window and price of each agent's model, which may be configured for a tenant."""
 
-    def price_of(
+    def highest_price(
         self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str, prompt_tokens: int
     ) -> Price | None:
         """The highest price of a call with a prompt of that size; None if unknown."""
 
-    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+    def model_window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of a model with some tags, for an agent of a tenant."""
 
 
@@ -438,7 +440,7 @@ class PriceList(Protocol):
     def called_model(self, request: ModelRequest) -> str:
         """The model by whose name a call is priced."""
 
-    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+    def reply_cost(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost of a reply."""
 
 

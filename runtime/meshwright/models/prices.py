@@ -91,7 +91,7 @@ class Prices:
         """The model by whose name a call is priced: the one `model`, else the group."""
         return self._model or request.model
 
-    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+    def reply_cost(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost of a reply by our prices; None if unknown, and 0 from a cache."""
         if reply.cache_hit:
             return ZERO
@@ -100,7 +100,7 @@ class Prices:
             return None
         used = reply.usage
         price = rates.at(used.prompt_tokens)
-        return price.of(
+        return price.cost(
             used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.cache_write_tokens
         )
 
@@ -113,20 +113,24 @@ class Prices:
             window = _window_from(self._entry(self._model or model) or {})
             return GuessedWindow(*window) if self._is_guess else window
         path = route(self._config, self._environment, model, tags)
-        windows = [self._window_of(candidate.settings, model) for candidate in (path.asked or path.instead)]
+        windows = [
+            self._deployment_window(candidate.settings, model) for candidate in (path.asked or path.instead)
+        ]
         reads, writes = [window.input for window in windows], [window.output for window in windows]
         is_guess = self._is_guess or any(isinstance(window, GuessedWindow) for window in windows)
         kind = GuessedWindow if is_guess else ModelWindow
         return kind(min(filter(None, reads), default=None), min(filter(None, writes), default=None))
 
-    def _window_of(self, deployment: Mapping[str, Any], name: str) -> ModelWindow:
+    def _deployment_window(self, deployment: Mapping[str, Any], name: str) -> ModelWindow:
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
         model = str(own.get("base_model") or concrete_model(deployment, name))
         window = _window_from({**(self._entry(model) or {}), **own})
-        runs_here = _provider_of(model) in _FREE_PROVIDERS  # with a window of its server's own, often smaller
+        runs_here = (
+            _provider_name(model) in _FREE_PROVIDERS
+        )  # with a window of its server's own, often smaller
         return GuessedWindow(*window) if runs_here and own.get("max_input_tokens") is None else window
 
-    def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
+    def deployment_rates(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
         """The rates of a deployment; for many models, the rates of the model that is called."""
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
         model = str(own.get("base_model") or concrete_model(deployment, name))
@@ -148,7 +152,7 @@ class Prices:
 
     def _bound(self, deployment: Mapping[str, Any], name: str) -> Rates | None:
         """The highest rates of a deployment: if it writes to a provider's cache, all input at that price."""
-        rates = self.of_deployment(deployment, name)
+        rates = self.deployment_rates(deployment, name)
         if rates is None or not writes_cache(deployment["litellm_params"]):
             return rates
         above = tuple((limit, _writing(price)) for limit, price in rates.above)
@@ -160,24 +164,24 @@ class Prices:
         if self._free:
             return self._free
         if deployment in self._by_id:
-            return self.of_deployment(self._by_id[deployment], group)
-        return self._of_candidate(model, group, tags) or self._named(model)
+            return self.deployment_rates(self._by_id[deployment], group)
+        return self._candidate_rates(model, group, tags) or self._named(model)
 
-    def _of_candidate(self, model: str, group: str, tags: tuple[str, ...]) -> Rates | None:
+    def _candidate_rates(self, model: str, group: str, tags: tuple[str, ...]) -> Rates | None:
         """The price of the deployment that answers to a model's name, where the reply names none."""
         if self._config is None:
             return None
         names = {model, bare_name(model), _undated(model)}
         for candidate in route(self._config, self._environment, group, tags).candidates():
             if candidate.model in names or bare_name(candidate.model) in names:
-                return self.of_deployment(candidate.settings, group)
+                return self.deployment_rates(candidate.settings, group)
         return None
 
     def _rates_of_model(self, model: str) -> Rates | None:
         entry = self._entry(model)
         if entry is not None and (rates := _rates_from(entry, "list")):
             return rates
-        return Rates(_FREE, "local") if _provider_of(model) in _FREE_PROVIDERS else self._default
+        return Rates(_FREE, "local") if _provider_name(model) in _FREE_PROVIDERS else self._default
 
     def _entry(self, model: str) -> _Entry | None:
         """The entry of the list for a model: by its full name, else without provider, else without date."""
@@ -187,7 +191,9 @@ class Prices:
         for name in (bare_name(model), _undated(model)):
             entry = listed.get(name)
             offered_by = entry and entry.get("litellm_provider")  # an entry without a provider is for all
-            if entry is not None and str(offered_by or _provider_of(model)).startswith(_provider_of(model)):
+            if entry is not None and str(offered_by or _provider_name(model)).startswith(
+                _provider_name(model)
+            ):
                 return entry
         return None
 
@@ -210,9 +216,9 @@ class NamedPrices(NamedTuple):
         """The model by whose name a call is priced."""
         return self.by_name.get(request.model, self.others).called_model(request)
 
-    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+    def reply_cost(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost by the list of the model that was called."""
-        return self.by_name.get(request.model, self.others).of_reply(reply, request)
+        return self.by_name.get(request.model, self.others).reply_cost(reply, request)
 
 
 _PRICED = {
@@ -224,7 +230,7 @@ _PRICED = {
 """The fields of a deployment's price, in dollars per token."""
 
 
-def prices_of(model: Adapter, default: Price | None) -> PriceList:
+def price_list(model: Adapter, default: Price | None) -> PriceList:
     """An adapter's own price list, else the list by names of models; `default` if unknown."""
     own = model.prices(default)
     return Prices(default=default) if own is None else own
@@ -298,7 +304,7 @@ def _window_from(entry: _Entry) -> ModelWindow:
     return ModelWindow(*(tokens if isinstance(tokens, int) and tokens > 0 else None for tokens in counts))
 
 
-def _provider_of(model: str) -> str:
+def _provider_name(model: str) -> str:
     return model.partition("/")[0] if "/" in model else ""
 
 

@@ -116,7 +116,7 @@ def current(name: str) -> str:
     return successor
 
 
-def provider_of(model: str) -> tuple[Provider, str]:
+def find_provider(model: str) -> tuple[Provider, str]:
     """The provider of a model, and its whole name (`gpt-5.4` is `openai/gpt-5.4`).
 
     Legacy names lead to their successors. Raises ConfigError for an unknown provider, with near ones.
@@ -259,12 +259,12 @@ _MESSAGES = frozenset(
 )
 
 
-def adapter_of(params: _Params, discretion: Discretion, *, drop_params: bool = False) -> Model:
+def make_adapter(params: _Params, discretion: Discretion, *, drop_params: bool = False) -> Model:
     """Make the model of a deployment. `discretion` knows the secrets that no error may show.
 
     Raises ConfigError for an address or a key that cannot be used.
     """
-    maker = _maker_of(params)
+    maker = _find_maker(params)
     if maker is not None:
         return maker(params, discretion)
     own_params = {name: value for name, value in params.items() if name not in _ROUTING | _OURS}
@@ -273,16 +273,16 @@ def adapter_of(params: _Params, discretion: Discretion, *, drop_params: bool = F
 
 def needs_litellm(params: _Params) -> bool:
     """Whether no adapter of our own can call a deployment."""
-    return _maker_of(params) is None
+    return _find_maker(params) is None
 
 
-def _maker_of(params: _Params) -> _Maker | None:
+def _find_maker(params: _Params) -> _Maker | None:
     """The maker of the deployment's provider; None where that has none, or only LiteLLM reads a parameter.
 
     Unknown names are passed on. This is the registry: a new provider is a line here.
     """
     provider = _provider_name(params["model"])
-    if provider not in ("anthropic", *_ADDRESSES) or not _address_of(params):  # LiteLLM may know an address
+    if provider not in ("anthropic", *_ADDRESSES) or not _api_address(params):  # LiteLLM may know an address
         return None
     ours = _ROUTING | _CALLING | _OURS | (_MESSAGES if provider == "anthropic" else _COMPLETIONS)
     litellms = known_names()["litellm_params"]
@@ -307,14 +307,14 @@ def _passed_on(params: _Params) -> dict[str, Any]:
     return {**others, **(params.get("extra_body") or {})}
 
 
-def _address_of(params: _Params) -> str:
+def _api_address(params: _Params) -> str:
     usual = _ADDRESSES.get(_provider_name(params["model"]), ANTHROPIC_URL)
     return str(params.get("api_base") or params.get("base_url") or usual).rstrip("/")
 
 
 def _openai(params: _Params, discretion: Discretion) -> Model:
     provider, model = _provider_name(params["model"]), bare_name(params["model"])
-    url = _address_of(params).removesuffix("/chat/completions")  # some files name the whole endpoint
+    url = _api_address(params).removesuffix("/chat/completions")  # some files name the whole endpoint
     if provider.startswith("ollama") and not url.endswith("/v1"):  # its own API is at the root, OpenAI's here
         url += "/v1"
     reasons = provider == "openai" and _REASONING.match(model) is not None
@@ -323,7 +323,7 @@ def _openai(params: _Params, discretion: Discretion) -> Model:
 
 
 def _anthropic(params: _Params, discretion: Discretion) -> Model:
-    url = _address_of(params).removesuffix("/v1/messages").removesuffix("/v1") + "/v1/messages"
+    url = _api_address(params).removesuffix("/v1/messages").removesuffix("/v1") + "/v1/messages"
     points = params.get("cache_control_injection_points")
     return _at(url, AnthropicMessages(extra=_passed_on(params), cached=points), params, discretion)
 

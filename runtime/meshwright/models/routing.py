@@ -57,7 +57,7 @@ class _Candidate:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return tags_of(self.settings)
+        return deployment_tags(self.settings)
 
     def document(self) -> dict[str, Any]:
         names = ("deployment", "model", "share", "why", "missing")
@@ -102,7 +102,7 @@ def route(config: LiteLLMConfig, environment: _Environment, group: str, tags: Se
     follow = [
         _route(config, environment, name, tags, when)
         for kind, when in WHEN.items()
-        for name in fallbacks_of(config, group, kind)
+        for name in group_fallbacks(config, group, kind)
     ]
     return replace(_route(config, environment, group, tags, ""), fallbacks=tuple(follow))
 
@@ -112,7 +112,7 @@ def check(config: LiteLLMConfig, request: ModelRequest) -> None:
 
     Raises ModelRefused, which names the groups or tags of the file.
     """
-    deployments = deployments_of(config, request.model)
+    deployments = group_deployments(config, request.model)
     if deployments is None:
         what, remedy = no_group(config, request.model)
         raise ModelRefused(what, remedy=remedy, field="model")
@@ -138,7 +138,7 @@ def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]
     """
     problems = []
     for caller, (group, tags) in callers.items():
-        deployments = deployments_of(config, group)
+        deployments = group_deployments(config, group)
         if unknown := _unknown_tags(config, tags):
             what = f"no deployment of {config.path.name} is tagged {unknown[0]!r}"
             remedy = _did_you_mean(unknown[0], _known_tags(config), "Tags")
@@ -159,10 +159,12 @@ def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]
 def _route(
     config: LiteLLMConfig, environment: _Environment, group: str, tags: Sequence[str], when: str
 ) -> _ModelRoute:
-    deployments = deployments_of(config, group)
+    deployments = group_deployments(config, group)
     if deployments is None:
         return _ModelRoute(group, when, problem=f"there is no group {group!r}")
-    missing = {deployment_id(deployment): missing_of(deployment, environment) for deployment in deployments}
+    missing = {
+        deployment_id(deployment): missing_variables(deployment, environment) for deployment in deployments
+    }
     ready = [deployment for deployment in deployments if not missing[deployment_id(deployment)]]
     chosen, why = _fitting(config, ready, tags)
     fitting, why_meant = _fitting(config, deployments, tags)  # as if every credential were set
@@ -200,29 +202,29 @@ def _fitting(
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments), "all, since enable_tag_filtering is not set"
     default = _for_all(deployments)
-    if not tags and any(tags_of(deployment) for deployment in default):
+    if not tags and any(deployment_tags(deployment) for deployment in default):
         return default, "those tagged default, since the call has no tags"
     if not tags:
         return list(deployments), "all, since the call has no tags and none is tagged default"
     joined = (" or " if _any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
         return fit, f"those tagged {joined}"
-    has_tags = any(tags_of(deployment) for deployment in default)
+    has_tags = any(deployment_tags(deployment) for deployment in default)
     return default, f"those {'tagged default' if has_tags else 'without tags'}, since none is tagged {joined}"
 
 
 def _for_all(deployments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that answer where no other fits a call's tags: tagged default, else without any tag."""
-    default = [deployment for deployment in deployments if _DEFAULT_TAG in tags_of(deployment)]
-    return default or [deployment for deployment in deployments if not tags_of(deployment)]
+    default = [deployment for deployment in deployments if _DEFAULT_TAG in deployment_tags(deployment)]
+    return default or [deployment for deployment in deployments if not deployment_tags(deployment)]
 
 
 def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candidate, ...]:
     """The chosen in the order in which they are asked, each with its share of the calls."""
-    orders = sorted({order for deployment in chosen if (order := order_of(deployment)) is not None})
-    first = [deployment for deployment in chosen if not orders or order_of(deployment) == orders[0]]
+    orders = sorted({order for deployment in chosen if (order := deployment_order(deployment)) is not None})
+    first = [deployment for deployment in chosen if not orders or deployment_order(deployment) == orders[0]]
     strategy = config.router_settings.get("routing_strategy", BY_CHANCE)
-    shares = shares_of(first) if strategy == BY_CHANCE else [None] * len(first)
+    shares = traffic_shares(first) if strategy == BY_CHANCE else [None] * len(first)
     candidates = []
     for deployment, share in zip(first, shares, strict=True):
         if len(first) == 1:
@@ -236,12 +238,12 @@ def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candi
         _Candidate(deployment, f"after order {before} failed")
         for before, order in pairwise(orders)
         for deployment in chosen
-        if order_of(deployment) == order
+        if deployment_order(deployment) == order
     ]
     return (*sorted(candidates, key=lambda candidate: -(candidate.share or 0)), *follow)
 
 
-def shares_of(deployments: Sequence[_Deployment]) -> list[float]:
+def traffic_shares(deployments: Sequence[_Deployment]) -> list[float]:
     """How LiteLLM draws: by weight, requests or tokens a minute, what the first has; else all alike."""
     params = [deployment["litellm_params"] for deployment in deployments]
     for name in _WEIGHTS:
@@ -260,10 +262,10 @@ def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
 
 
 def _known_tags(config: LiteLLMConfig) -> frozenset[str]:
-    return frozenset(tag for deployment in config.deployments for tag in tags_of(deployment))
+    return frozenset(tag for deployment in config.deployments for tag in deployment_tags(deployment))
 
 
-def tags_of(deployment: _Deployment) -> tuple[str, ...]:
+def deployment_tags(deployment: _Deployment) -> tuple[str, ...]:
     """The tags of one deployment."""
     return tuple(deployment["litellm_params"].get("tags") or ())
 
@@ -274,7 +276,7 @@ def _did_you_mean(name: str, names: Iterable[str], what: str) -> str:
     return f"{what} are {', '.join(sorted(names))}"
 
 
-def deployments_of(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | None:
+def group_deployments(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | None:
     """The deployments of a group, by its name, an alias, or a name with a `*`; None where there is none.
 
     A group of the shipped prompts that the file does not have is that which stands in for it.
@@ -297,7 +299,7 @@ def _stand_in(config: LiteLLMConfig, group: str) -> str | None:
     return _DEFAULT_GROUP if _DEFAULT_GROUP in names else next(iter(names)) if len(names) == 1 else None
 
 
-def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...]:
+def group_fallbacks(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...]:
     """The groups that are tried after a group, in their order; each once, and never the group itself.
 
     `kind` is a key of WHEN. A fallback's own fallbacks come before its next sibling.
@@ -333,7 +335,9 @@ def matching(
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments)
     fits = any if _any_tag_fits(config) else all
-    return [deployment for deployment in deployments if fits(tag in tags_of(deployment) for tag in tags)]
+    return [
+        deployment for deployment in deployments if fits(tag in deployment_tags(deployment) for tag in tags)
+    ]
 
 
 def _any_tag_fits(config: LiteLLMConfig) -> bool:
@@ -341,7 +345,7 @@ def _any_tag_fits(config: LiteLLMConfig) -> bool:
     return bool(config.router_settings.get("tag_filtering_match_any", True))
 
 
-def order_of(deployment: _Deployment) -> int | None:
+def deployment_order(deployment: _Deployment) -> int | None:
     """Its `order`: the lowest is asked first; those without one only where none has any."""
     order: int | None = deployment["litellm_params"].get("order")
     return order
@@ -353,7 +357,7 @@ def deployment_id(deployment: _Deployment) -> str:
     return str(info.get("id") or f"{deployment['model_name']}/{deployment['litellm_params']['model']}")
 
 
-def missing_of(deployment: _Deployment, environment: _Environment) -> tuple[str, ...]:
+def missing_variables(deployment: _Deployment, environment: _Environment) -> tuple[str, ...]:
     """The environment's variables that a deployment needs and that are not set.
 
     The file refers to them; without a key there, it also needs its provider's usual one.

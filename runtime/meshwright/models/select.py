@@ -34,9 +34,9 @@ from meshwright.models.named import Chain, ModelSettings, ModelSpec, named_model
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList, Wrapper
-from meshwright.models.prices import NamedPrices, Prices, prices_of
+from meshwright.models.prices import NamedPrices, Prices, price_list
 from meshwright.models.providers import OFFLINE, provider_params
-from meshwright.models.routing import missing_of
+from meshwright.models.routing import missing_variables
 from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.settings import ModelsSettings
 
@@ -112,7 +112,9 @@ def _offered(base_url: str | None, config_path: Path, environment: Mapping[str, 
     needs_none = "ollama" in text and "OLLAMA_API_BASE" not in text
     if not (keys or unused or needs_none or _OWN_VALUE.search(text)):
         return "offline", _NO_KEY  # without reading it: a broken file that nobody uses is no error
-    missing = [missing_of(deployment, environment) for deployment in read_config(config_path).deployments]
+    missing = [
+        missing_variables(deployment, environment) for deployment in read_config(config_path).deployments
+    ]
     if not all(missing):
         return "router", f"{keys[0]} is set" if keys else f"{config_path.name} has what it needs"
     if keys:
@@ -131,7 +133,7 @@ def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | N
     if "timeout_seconds" not in model.model_fields_set:
         del deployment["litellm_params"]["timeout"]  # a call's own holds: a local model may be slow
     aliases = dict.fromkeys(("default", "quality", "fast", name), _EVERY)
-    config = LiteLLMConfig.of([deployment], model_group_alias=aliases)
+    config = LiteLLMConfig.from_deployments([deployment], model_group_alias=aliases)
     return Picker(config, environment=environment, circuits=circuits, name=f"model {name}")
 
 
@@ -172,8 +174,8 @@ class NamedModels(Adapter):
 
     def prices(self, default: Price | None) -> PriceList:
         """Each adapter's own."""
-        by_name = {name: prices_of(adapter, default) for name, adapter in self._adapters.items()}
-        return NamedPrices(by_name, prices_of(self._others, default))
+        by_name = {name: price_list(adapter, default) for name, adapter in self._adapters.items()}
+        return NamedPrices(by_name, price_list(self._others, default))
 
 
 def adapter_for(model: Model) -> Adapter:
@@ -220,7 +222,7 @@ def with_named_models(
             adapters |= {} if name in own else {OFFLINE: OfflineModel()}
             continue
         try:
-            primary, *fallbacks = _specs_of(agent)
+            primary, *fallbacks = _model_specs(agent)
             chains.append(with_fallbacks(primary, fallbacks, environment=environment))
         except ConfigError as error:
             problem = f"agent {agent.agent_id}: {error.message}"
@@ -231,8 +233,8 @@ def with_named_models(
     return NamedModels(adapters, others) if adapters else others
 
 
-def _specs_of(agent: ModelChoice) -> list[ModelSpec]:
-    specs = [ModelSpec.of(spec) for spec in agent.model_specs]
+def _model_specs(agent: ModelChoice) -> list[ModelSpec]:
+    specs = [ModelSpec.parse(spec) for spec in agent.model_specs]
     return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
 
 
@@ -241,7 +243,7 @@ def _by_model(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
     choices: dict[str, ModelChoice] = {}
     for agent in (agent for agent in agents if agent.model):
         other = choices.setdefault(agent.model, agent)
-        if _specs_of(other) != _specs_of(agent):
+        if _model_specs(other) != _model_specs(agent):
             agents_and_model = f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r}"
             remedy = "Give both the same, or make a group of each in litellm_config.yaml"
             problem = f"{agents_and_model} different fallbacks, keys or timeouts"
@@ -251,7 +253,7 @@ def _by_model(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
 
 def _is_beside_server(agent: ModelChoice) -> bool:
     """Whether an agent brings a connection of its own for a model."""
-    specs = _specs_of(agent)
+    specs = _model_specs(agent)
     if any(spec.params for spec in specs):
         return True
     if specs[0].timeout is not None:
@@ -262,7 +264,7 @@ def _is_beside_server(agent: ModelChoice) -> bool:
 
 
 def _require_plain(agent: ModelChoice) -> None:
-    spec = _specs_of(agent)[0]
+    spec = _model_specs(agent)[0]
     if not agent.fallbacks and not spec.params and spec.timeout is None:
         return
     field, addition, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
@@ -299,7 +301,7 @@ class AgentModel:
     def picker(self, circuits: Circuits | None = None) -> Picker:
         """Make its picker. Raises ConfigError where a key, an address or a package is missing."""
         config, environment = self._config(), self._environment()
-        if names := missing_of(config.deployments[0], environment):
+        if names := missing_variables(config.deployments[0], environment):
             what = f"Model {self.model!r} needs {', '.join(names)}"
             if "LiteLLM" in what:
                 raise ConfigError(what, field="llm_provider")
@@ -316,7 +318,7 @@ class AgentModel:
         params = {name: value for name, value in connection.items() if value is not None}
         params |= {"model": self.model, "timeout": self.timeout_seconds}
         deployment = {"model_name": self.name, "litellm_params": params, "model_info": {"id": self.name}}
-        return LiteLLMConfig.of([deployment])
+        return LiteLLMConfig.from_deployments([deployment])
 
     def _environment(self) -> Mapping[str, str]:
         """The environment; for an address of its own without secrets."""

@@ -34,7 +34,7 @@ class AgentKeys:
         self._read_at: int | None = None
         self._keys: dict[str, dict[str, str]] = {}
 
-    def key_of(self, tenant_id: str, agent_id: str) -> str | None:
+    def find_key(self, tenant_id: str, agent_id: str) -> str | None:
         """The key of an agent of a tenant; None where it has none."""
         try:
             changed_at = self._path.stat().st_mtime_ns
@@ -98,9 +98,9 @@ class HttpModel(ApiModel, Adapter):
         if why:
             self.name = f"{self.name} ({why})"
 
-    def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
+    def _request_headers(self, request: ModelRequest) -> Mapping[str, str] | None:
         keys = self._agent_keys
-        key = None if keys is None else keys.key_of(request.context.tenant_id, request.user)
+        key = None if keys is None else keys.find_key(request.context.tenant_id, request.user)
         return None if key is None else self.wire.headers(key)
 
     def groups(self) -> None:
@@ -143,10 +143,10 @@ class HttpModel(ApiModel, Adapter):
         except (aiohttp.ClientError, TimeoutError) as error:
             problem = f"Cannot ask {self.server} for its models ({type(error).__name__})"
             raise ModelUnavailable(problem, remedy="Start the server, or correct LITELLM_BASE_URL") from None
-        deployments = [_deployment_of(entry) for entry in entries if entry.get("model_name") in names]
+        deployments = [_read_deployment(entry) for entry in entries if entry.get("model_name") in names]
         described = {entry["model_name"] for entry in deployments}
         others = [{"model_name": name, "model_info": {"id": name}} for name in names if name not in described]
-        return [*deployments, *map(_deployment_of, others)]
+        return [*deployments, *map(_read_deployment, others)]
 
     async def _entries(self, session: Any, url: str) -> list[dict[str, Any]]:
         async with session.get(url, allow_redirects=False) as response:
@@ -162,7 +162,7 @@ class HttpModel(ApiModel, Adapter):
             ) from None
 
 
-def _deployment_of(entry: dict[str, Any]) -> dict[str, Any]:
+def _read_deployment(entry: dict[str, Any]) -> dict[str, Any]:
     """A deployment as the proxy tells it; nothing of it that could be a credential."""
     params, info = entry.get("litellm_params") or {}, entry.get("model_info") or {}
     fields = {**info, **params}

@@ -135,7 +135,7 @@ class _RequestedShape(RootModel[dict[str, Any]]):
         return self
 
 
-def shape_of(schema: dict[str, Any]) -> type[BaseModel]:
+def answer_shape(schema: dict[str, Any]) -> type[BaseModel]:
     """The shape of answers that fit a JSON schema of an object."""
     return type("wanted", (_RequestedShape,), {"request_schema": schema, "__module__": __name__})
 

@@ -28,14 +28,14 @@ OnThinking = Callable[[Thinking], None]
 """Takes the next piece of thinking, which comes before the text that it is for."""
 
 
-def thinking_of(on_delta: OnDelta | None) -> OnThinking | None:
+def thinking_callback(on_delta: OnDelta | None) -> OnThinking | None:
     """Returns the function that takes the thinking of a stream; None where its reader wants text alone."""
     return getattr(on_delta, "thinking", None)
 
 
 def stream_whole(reply: ModelReply, on_delta: OnDelta) -> None:
     """Hand on a reply that came at once: its thinking, then its text in one piece."""
-    if (take_thinking := thinking_of(on_delta)) is not None:
+    if (take_thinking := thinking_callback(on_delta)) is not None:
         for block in reply.thinking:
             take_thinking(Thinking(block=block))
     if reply.content:
@@ -65,9 +65,9 @@ class ThinkingChunks:
 
     def add(self, delta: Mapping[str, Any]) -> str:
         """Take what a chunk has of it; returns its text."""
-        fragments = _blocks_of(delta)
+        fragments = _thinking_blocks(delta)
         if not fragments:
-            text = _text_of(delta)
+            text = _thinking_text(delta)
             self._grow(text)
             return text
         for fragment in fragments:
@@ -102,13 +102,13 @@ class ThinkingChunks:
 
 def read_thinking(message: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Returns the blocks of thinking of a whole message; one without signature for text alone."""
-    if blocks := _blocks_of(message):
+    if blocks := _thinking_blocks(message):
         return tuple(map(dict, blocks))
-    text = _text_of(message)
+    text = _thinking_text(message)
     return ({"type": "thinking", "thinking": text, "signature": ""},) if text else ()
 
 
-def _blocks_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _thinking_blocks(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     others = message.get("provider_specific_fields") or {}
     blocks = message.get("thinking_blocks") or others.get("thinking_blocks")
     if not blocks:
@@ -116,7 +116,7 @@ def _blocks_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [block for block in blocks if isinstance(block, Mapping) and block.get("type") in _KINDS]
 
 
-def _text_of(message: Mapping[str, Any]) -> str:
+def _thinking_text(message: Mapping[str, Any]) -> str:
     for name in _TEXTS:
         if (text := message.get(name)) and isinstance(text, str):
             return text

@@ -81,7 +81,7 @@ def checked_reply(reply: ModelReply, request: ModelRequest) -> ModelReply:
     update: dict[str, Any] = {}
     if not _is_small(reply.usage):
         document = {name: getattr(reply.usage, name) for name in _OWN_FIELDS}
-        usage, problem = read_usage(document, _OWN_FIELDS, request, written_chars_of(reply))
+        usage, problem = read_usage(document, _OWN_FIELDS, request, count_written_chars(reply))
         update = {"usage": usage, "usage_problem": problem} if problem else {}
     if reply.cost_source == "reported":
         for name in ("cost_usd", "saved_usd"):
@@ -93,18 +93,18 @@ def checked_reply(reply: ModelReply, request: ModelRequest) -> ModelReply:
     return reply.model_copy(update=update) if update else reply
 
 
-def written_chars_of(reply: ModelReply) -> int:
+def count_written_chars(reply: ModelReply) -> int:
     """The characters of a reply's text and of its calls of tools."""
     return len(reply.content) + sum(len(call.name) + len(call.arguments) for call in reply.tool_calls)
 
 
 def max_prompt_tokens(request: ModelRequest) -> int:
     """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
-    parts = [*map(len, parts_of(request)), *media_of(request)]
+    parts = [*map(len, request_texts(request)), *media_tokens(request)]
     return sum(parts) + EXTRA_TOKENS * (1 + len(parts))
 
 
-def parts_of(request: ModelRequest) -> Iterator[bytes]:
+def request_texts(request: ModelRequest) -> Iterator[bytes]:
     """The texts of a request as bytes: messages, calls of tools, tools and schemas."""
     for text in request.inputs:
         yield encoded(text) if isinstance(text, str) else b"1" * len(text)
@@ -121,7 +121,7 @@ def parts_of(request: ModelRequest) -> Iterator[bytes]:
         yield to_json(request.response_schema)
 
 
-def media_of(request: ModelRequest) -> list[int]:
+def media_tokens(request: ModelRequest) -> list[int]:
     """The tokens of each picture and file of a request, rather too many."""
     media = [_media_tokens(part) for message in request.messages for part in message.parts]
     return [tokens for tokens in media if tokens]
@@ -169,7 +169,7 @@ def _is_too_much(name: str, count: int, request: ModelRequest, written_chars: in
 
 def _max_read(request: ModelRequest) -> int:
     searched = _SEARCHED_TOKENS if "web_search_options" in request.params else 0
-    media = (_MEDIA_FACTOR - 1) * sum(media_of(request))
+    media = (_MEDIA_FACTOR - 1) * sum(media_tokens(request))
     return max_prompt_tokens(request) + media + searched + _ADDED_TOKENS
 
 
@@ -181,7 +181,7 @@ def _max_written(request: ModelRequest, written_chars: int) -> int:
 def _is_possible(cost: Any, reply: ModelReply, request: ModelRequest) -> bool:
     """Whether a call may have cost so much: at a price per token above every price list."""
     amount = reported_cost(cost)
-    tokens = _max_read(request) + _max_written(request, written_chars_of(reply))
+    tokens = _max_read(request) + _max_written(request, count_written_chars(reply))
     return amount is not None and amount <= _MAX_FEES + tokens * _MAX_PRICE / MILLION
 
 

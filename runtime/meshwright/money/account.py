@@ -265,7 +265,7 @@ class BudgetAccount(Actor[Balance]):
         estimate = entry.estimate if usual is None else usual
         if entry.op in state.held:
             state.claim(entry.op, entry.call, estimate)
-        if (existing := state.try_of(entry.op, entry.call)) is not None:  # again: its answer was lost
+        if (existing := state.find_try(entry.op, entry.call)) is not None:  # again: its answer was lost
             return self._result("held", existing.amount, cut, usual)
         state.queue.pop(entry.op, None)  # its place follows from its rank, not from when it asks
         answer, granted = self._decide(entry, account)
@@ -330,7 +330,7 @@ class BudgetAccount(Actor[Balance]):
     def _settle(self, entry: LedgerEntry) -> None:
         state = self.state
         state.queue.pop(entry.op, None)
-        if (reservation := state.try_of(entry.op, entry.call)) is not None:
+        if (reservation := state.find_try(entry.op, entry.call)) is not None:
             state.release(entry.op, reservation)
             self._reserved -= reservation.amount
             if reservation.origin is not None and entry.amount and not entry.estimated:
@@ -350,7 +350,7 @@ class BudgetAccount(Actor[Balance]):
             if (origin := reservation.origin) is None:
                 continue
             cost: dict[str, Any] = {"cost_usd": reservation.booked, "cost_source": "estimated"}
-            cut = Call(call_id=reservation.call, outcome="cut", **cost, **origin.of_call())
+            cut = Call(call_id=reservation.call, outcome="cut", **cost, **origin.call_fields())
             ids = {"task_id": origin.task_id, "agent_id": origin.user, "tenant_id": origin.tenant_id}
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, ModelCalled.event_type, cut.payload(), **ids)

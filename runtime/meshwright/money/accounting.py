@@ -32,11 +32,11 @@ from meshwright.models.port import (
     Wrapper,
 )
 from meshwright.models.reading_on import CallGivenUp
-from meshwright.models.thinking import Thinking, thinking_of
+from meshwright.models.thinking import Thinking, thinking_callback
 from meshwright.models.usage import checked_reply, max_prompt_tokens
 from meshwright.money.balance import CallOrigin
 from meshwright.money.budgets import SET_PRICE, Budgets
-from meshwright.money.estimates import Estimates, PastCalls, estimated_tokens, estimated_usage, size_of
+from meshwright.money.estimates import Estimates, PastCalls, estimated_tokens, estimated_usage, text_size
 from meshwright.money.holds import Hold
 
 _logger = logging.getLogger("meshwright.ledger")
@@ -144,7 +144,7 @@ class Accounting(Wrapper):
         for call_id in cut:
             settled = self.budgets.settle(hold, cost, estimated=True, call=call_id)
             call = Call(
-                **_known_of(hold.request, call_id),
+                **_call_fields(hold.request, call_id),
                 usage=usage,
                 cost_usd=cost if settled is None else settled.amount,
                 cost_source="unknown" if cost is None else "estimated",
@@ -175,14 +175,14 @@ class Accounting(Wrapper):
             update["cost_usd"] = ZERO
             if reply.saved_usd is None:
                 uncached = reply.model_copy(update={"cache_hit": False})
-                update["saved_usd"] = self._prices.of_reply(uncached, request)
+                update["saved_usd"] = self._prices.reply_cost(uncached, request)
         elif reported is not None:
             update |= {"usage": estimated_usage(reply, request)} if reply.usage_problem else {}
         else:
             source = "estimated" if reply.cost_source == "estimated" else "priced"
             if source == "estimated":
                 reply = reply.model_copy(update={"usage": estimated_usage(reply, request)})
-            cost = self._prices.of_reply(reply, request)
+            cost = self._prices.reply_cost(reply, request)
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
 
@@ -210,17 +210,17 @@ class Accounting(Wrapper):
         cause = error.__cause__ if isinstance(error, asyncio.CancelledError) else None
         cost, usage, source = self._lost(hold, meter, cause or error)
         settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
-        if _attempts_of(error) == 0:
+        if _count_attempts(error) == 0:
             self.budgets.book([hold.call])  # no journal will have it
             return None
         failed_at: tuple[str, ...] = error.failed_at if isinstance(error, ModelError) else ()
         failed_with: tuple[str, ...] = error.failed_with if isinstance(error, ModelError) else ()
         return Call(
-            **_known_of(hold.request, hold.call),
+            **_call_fields(hold.request, hold.call),
             usage=usage,
             cost_usd=cost,
             cost_source=source,
-            attempts=_attempts_of(error),
+            attempts=_count_attempts(error),
             outcome="cancelled" if isinstance(error, asyncio.CancelledError) else "failed",
             error=error.code if isinstance(error, MeshError) else type(error).__name__,
             reason=error.message if isinstance(error, ModelError) else None,  # others may hold a key
@@ -235,7 +235,7 @@ class Accounting(Wrapper):
         fields = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
         tools = tuple([call.name for call in reply.tool_calls])
         fields |= {"tool_calls": tools, "settlement": settled, "reason": reply.usage_problem or None}
-        return Call(**_known_of(hold.request, hold.call), **fields)
+        return Call(**_call_fields(hold.request, hold.call), **fields)
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
         """The likely cost and usage of a call that ended without a reply.
@@ -255,7 +255,7 @@ class Accounting(Wrapper):
             *before, last = lost_replies
             reply = self._with_lost(self._priced(last, hold.request), hold.request, before)
             return reply.cost_usd, reply.usage, reply.cost_source
-        if _attempts_of(error) == 0 or (harmless and not meter.bytes):
+        if _count_attempts(error) == 0 or (harmless and not meter.bytes):
             return _NOTHING
         usage = meter.usage(hold.request)
         return self._estimated(hold.request, usage, is_bound=meter.bytes > 0)
@@ -266,7 +266,7 @@ class Accounting(Wrapper):
 
     def _bound(self, request: ModelRequest, usage: Usage) -> Decimal | None:
         price = self._prices.upper_bound(request, usage.prompt_tokens)
-        return None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
+        return None if price is None else price.cost(usage.prompt_tokens, usage.completion_tokens)
 
 
 def call_events(runtime: Runtime) -> OnCall:
@@ -301,13 +301,13 @@ _OF_REPLY = (
 _of_reply = attrgetter(*_OF_REPLY)
 
 
-def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
-    fields = {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
+def _call_fields(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
+    fields = {"call_id": call_id or new_id(), **CallOrigin.from_request(request).call_fields()}
     fields["prompt"], fields["passed_over"] = request.context.prompt, request.context.passed_over
     return fields
 
 
-def _attempts_of(error: BaseException) -> int:
+def _count_attempts(error: BaseException) -> int:
     """How many attempts were made; none where a call was cancelled because of an error that says so."""
     cause = error.__cause__ if isinstance(error, asyncio.CancelledError) else error
     return cause.attempts if isinstance(cause, ModelError) else 1
@@ -324,7 +324,7 @@ class _StreamMeter:
         self._attempts = [0]  # the bytes of each
         self._thinking_bytes = 0
         self._pass_on = on_delta
-        self._pass_on_thinking = thinking_of(on_delta)
+        self._pass_on_thinking = thinking_callback(on_delta)
 
     @property
     def bytes(self) -> int:
@@ -359,7 +359,7 @@ class _StreamMeter:
         ]
 
     def thinking(self, piece: Thinking) -> None:
-        self._thinking_bytes += size_of(piece.text)  # a bound only once text comes: what is shown is a part
+        self._thinking_bytes += text_size(piece.text)  # a bound only once text comes: what is shown is a part
         if self._pass_on_thinking is not None:
             self._pass_on_thinking(piece)
 
@@ -367,5 +367,5 @@ class _StreamMeter:
         assert self._pass_on is not None
         if text == STREAM_RESTART:
             self._attempts.append(0)
-        self._attempts[-1] += size_of(text)
+        self._attempts[-1] += text_size(text)
         self._pass_on(text)

@@ -94,12 +94,12 @@ class Allowances:
         for calls of that tenant alone. Another of the same window is replaced, and keeps its `on_empty` where
         none is given (`fail` for a new one). Raises InvalidInput.
         """
-        limit_usd, window = amount_of(allowance, field="allowance", default="day")
-        scope, of = _scope_of(whose)
+        limit_usd, window = parse_amount(allowance, field="allowance", default="day")
+        scope, of = _parse_scope(whose)
         if scope == "tenant" and tenant_id not in (None, of):
             problem = f"{whose} is an allowance of tenant {of}, and {tenant_id} is another"
             raise InvalidInput(problem, remedy="Leave the tenant out", field="tenant_id")
-        name = _name_of(scope, of, tenant_id, window)
+        name = _budget_name(scope, of, tenant_id, window)
         if on_empty is None:
             before = [budget.on_empty for budget in await self.items() if budget.name == name]
             on_empty = before[0] if before else "fail"
@@ -120,8 +120,8 @@ class Allowances:
 
         Raises NotFound where there are none.
         """
-        scope, of = _scope_of(whose)
-        names = [_name_of(scope, of, tenant_id, window) for window in get_args(Window)]
+        scope, of = _parse_scope(whose)
+        names = [_budget_name(scope, of, tenant_id, window) for window in get_args(Window)]
         removed = [
             Budget.model_validate(budget) for budget in await self._runtime.call(_REF, "remove", names)
         ]
@@ -136,7 +136,7 @@ class Allowances:
         self._known_until = None
 
 
-def amount_of(text: str, *, field: str = "budget", default: Window = "total") -> tuple[Decimal, Window]:
+def parse_amount(text: str, *, field: str = "budget", default: Window = "total") -> tuple[Decimal, Window]:
     """The dollars and the window of a text like `5.00/day`; without one, the default. Raises InvalidInput."""
     amount, _, window = text.partition("/")
     try:
@@ -161,7 +161,7 @@ def invalid_field(error: ValidationError) -> InvalidInput:
     return InvalidInput(f"{field} {sentence(problem)}", field=field)
 
 
-def _scope_of(whose: str) -> tuple[str, str]:
+def _parse_scope(whose: str) -> tuple[str, str]:
     scope, separator, of = whose.partition(":")
     if whose == "mesh":
         return "mesh", "mesh"
@@ -173,17 +173,17 @@ def _scope_of(whose: str) -> tuple[str, str]:
     return scope, of
 
 
-def _name_of(scope: str, of: str, tenant_id: str | None, window: str) -> str:
+def _budget_name(scope: str, of: str, tenant_id: str | None, window: str) -> str:
     name = "-".join(filter(None, ("allow", scope, of if scope != "mesh" else None, tenant_id, window)))
     return (
         name if _NAME.fullmatch(name) else f"allow-{derived_id(scope, of, tenant_id or '', window).lower()}"
     )
 
 
-def _tenant_of(budget: Budget) -> str:
+def _budget_tenant(budget: Budget) -> str:
     return budget.of if budget.scope == "tenant" else budget.tenant_id or DEFAULT_TENANT
 
 
 def _publish(turn: Turn, event_type: str, budget: Budget) -> None:
     payload = AllowanceSet(**budget.model_dump(mode="json", exclude_none=True))
-    turn.publish(topics.SPEND, event_type, payload, tenant_id=_tenant_of(budget))
+    turn.publish(topics.SPEND, event_type, payload, tenant_id=_budget_tenant(budget))

@@ -44,7 +44,7 @@ class CallOrigin(Struct, omit_defaults=True):
     attempt: int | None = None
 
     @classmethod
-    def of(cls, request: ModelRequest) -> Self:
+    def from_request(cls, request: ModelRequest) -> Self:
         """The origin of a request."""
         fields = dict(zip(_OF_CONTEXT, _of_context(request.context), strict=True))
         return cls(user=request.user, group=request.model, tags=request.tags, **fields)
@@ -54,7 +54,7 @@ class CallOrigin(Struct, omit_defaults=True):
         """Its kind of calls, which cost about the same: those of an agent, of a group, with some tags."""
         return derived_id(self.user, self.group, *self.tags)[:_KIND_CHARS]
 
-    def of_call(self) -> dict[str, Any]:
+    def call_fields(self) -> dict[str, Any]:
         """Its fields of a `Call`."""
         return dict(zip(_OF_CALL, _of_call(self), strict=True))
 
@@ -198,7 +198,7 @@ class Balance(BaseModel):
             del self.expired[next(iter(self.expired))]  # the oldest
         return reservation
 
-    def try_of(self, op: str, call: str) -> Reservation | None:
+    def find_try(self, op: str, call: str) -> Reservation | None:
         """The reservation of one try of an op."""
         return next((reservation for reservation in self.held.get(op, ()) if reservation.call == call), None)
 
@@ -232,7 +232,7 @@ class Balance(BaseModel):
 
     def knows(self, op: str, call: str) -> bool:
         """Whether what a call did cost can still be booked."""
-        return call in self.expired or self.try_of(op, call) is not None
+        return call in self.expired or self.find_try(op, call) is not None
 
 
 def _window_start(window: Window, now: datetime) -> datetime | None:

@@ -24,13 +24,13 @@ from meshwright.money.balance import Balance, Window, renews_at
 from meshwright.money.charging import (
     EVERY,
     AccountClient,
-    account_of,
-    accounts_of,
+    account_tenant,
     announce,
+    budget_account,
+    charged_accounts,
     check_budgets,
     is_seen_by,
     only_key,
-    owner_of,
 )
 from meshwright.money.estimates import Estimates
 from meshwright.money.event_types import BudgetFreed
@@ -38,13 +38,13 @@ from meshwright.money.holds import (
     CHEAPER,
     EXPENSIVE_TAGS,
     Hold,
-    attempt_of,
+    attempt_prefix,
     cheaper_request,
     next_entry,
-    op_of,
     open_calls,
-    refusal_of,
+    refusal_error,
     reservation,
+    reservation_op,
 )
 
 _logger = logging.getLogger("meshwright.budgets")
@@ -131,7 +131,7 @@ class Budgets:
             return Hold(request, "")
         if limiter is not None:
             await limiter.prepare()
-        op = op_of(request)
+        op = reservation_op(request)
         op = f"{op}/{new_id()}" if op in self._under_way else op  # a step that makes two calls at a time
         call = new_id()
         try:
@@ -205,7 +205,7 @@ class Budgets:
         by_account: dict[Account, list[Settlement]] = {}
         for settled in settlements:
             request = ModelRequest(messages=(), tags=settled.tags, user=user, context=context)
-            for account in accounts_of(request, budgets):
+            for account in charged_accounts(request, budgets):
                 by_account.setdefault(account, []).append(settled)
         for account, of_account in by_account.items():
             state = await self._runtime.read(account.ref)
@@ -221,7 +221,7 @@ class Budgets:
         Durable when this returns. Returns the calls that count as estimated with their amounts. Raises
         HostError.
         """
-        attempt = attempt_of(user, context)
+        attempt = attempt_prefix(user, context)
         balances = await self._balances(user, context, tags)
         holding = [account for account, state in balances if state.holds(attempt)]
         for account in holding:
@@ -232,7 +232,7 @@ class Budgets:
 
     async def open_calls(self, user: str, context: CallContext, tags: tuple[str, ...]) -> dict[str, Decimal]:
         """The calls that `close` returns, some of which their accounts still hold. Raises HostError."""
-        return open_calls(attempt_of(user, context), await self._balances(user, context, tags))
+        return open_calls(attempt_prefix(user, context), await self._balances(user, context, tags))
 
     async def _balances(
         self, user: str, context: CallContext, tags: tuple[str, ...]
@@ -243,7 +243,7 @@ class Budgets:
         # Budgets may have changed the tags of its calls.
         request = ModelRequest(messages=(), tags=(*tags, *cheaper, CHEAPER), user=user, context=context)
         states = [
-            (account, await self._runtime.read(account.ref)) for account in accounts_of(request, budgets)
+            (account, await self._runtime.read(account.ref)) for account in charged_accounts(request, budgets)
         ]
         return [(account, state) for account, state in states if isinstance(state, Balance)]
 
@@ -274,12 +274,12 @@ class Budgets:
             account.id: account
             for budget in budgets
             if (key := only_key(budget)) is not None
-            for account in [account_of(budget, key)]
+            for account in [budget_account(budget, key)]
         }
         for account in opened:
             budget = current.get(account.budget)
             if budget is not None and budget.of == EVERY and budget.scope == account.scope:
-                accounts.setdefault(account.id, account_of(budget, account.key))
+                accounts.setdefault(account.id, budget_account(budget, account.key))
             elif account.inline:
                 accounts.setdefault(account.id, account)
         return [own for own in accounts.values() if tenant_id is None or is_seen_by(own, tenant_id)]
@@ -318,7 +318,7 @@ class Budgets:
     async def _reserve(
         self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Estimates | None
     ) -> Hold:
-        accounts = accounts_of(hold.request, budgets)
+        accounts = charged_accounts(hold.request, budgets)
         if not accounts:
             return hold
         request = hold.request
@@ -344,7 +344,7 @@ class Budgets:
                 visited.append(account)  # before it answers: what it reserved is released after any error
                 result = await self._client(account).reserve(entry, give_up_at, least)
                 if result.answer in ("crowded", "refused", "busy"):
-                    raise refusal_of(account, entry, result, self._runtime.clock.now())
+                    raise refusal_error(account, entry, result, self._runtime.clock.now())
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
@@ -391,5 +391,5 @@ class Budgets:
             renews_at=renews_at(account.window, now),
             on_empty=account.on_empty,
             cheaper=balance.cheaper,
-            tenant_id=owner_of(account),
+            tenant_id=account_tenant(account),
         )

@@ -47,17 +47,17 @@ PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before an account that cannot be reached is 
 _UNBOOKED_SECONDS = 5.0  # and after them, before it is told again what calls did cost
 
 
-def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Account, ...]:
+def charged_accounts(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Account, ...]:
     """The accounts that a call is charged to, in the order in which all ask them.
 
     A call that an endpoint of the tenant's own answers is charged to accounts that the tenant sees alone:
     its usage is the tenant's word.
     """
     matches = [
-        account_of(budget, key)
+        budget_account(budget, key)
         for budget in budgets
         if budget.tenant_id in (None, request.context.tenant_id)
-        for key in _keys_of(budget.scope, request)
+        for key in _scope_keys(budget.scope, request)
         if budget.of in (EVERY, key)
     ]
     matches += _inline_accounts(request)
@@ -90,7 +90,7 @@ def check_budgets(declared: Sequence[Budget]) -> None:
             )
 
 
-def _keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
+def _scope_keys(scope: str, request: ModelRequest) -> Iterable[str]:
     """The keys of a call in a scope: none, one, or all its tags. Tenants share no thread and no task."""
     context = request.context
     tenant_id, thread_id, task_id = context.tenant_id, context.thread_id, context.task_id
@@ -111,7 +111,9 @@ def only_key(budget: Budget) -> str | None:
 
 
 @lru_cache(maxsize=1_000)
-def account_of(budget: Budget, key: str, *, inline: bool = False, tenant_id: str | None = None) -> Account:
+def budget_account(
+    budget: Budget, key: str, *, inline: bool = False, tenant_id: str | None = None
+) -> Account:
     """The account of one of those whose budget it is."""
     terms = budget.model_dump(include={"scope", "limit_usd", "window", "hard", "cheaper_tag", "on_empty"})
     return Account(
@@ -127,8 +129,8 @@ def _inline_accounts(request: ModelRequest) -> Iterator[Account]:
     context = request.context
     tenant_id = context.tenant_id
     for budget in context.budgets:
-        for key in _keys_of(budget.scope, request) if budget.of == EVERY else (budget.of,):
-            yield account_of(budget, key, inline=True, tenant_id=tenant_id)
+        for key in _scope_keys(budget.scope, request) if budget.of == EVERY else (budget.of,):
+            yield budget_account(budget, key, inline=True, tenant_id=tenant_id)
     own = context.budget_usd
     if own is not None and context.task_id is not None:
         yield task_account(
@@ -175,7 +177,7 @@ def words_for(account: Account) -> str:
     return account.budget if account.scope == "mesh" else f"{account.budget} --of {account.owner_key}"
 
 
-def owner_of(account: Account) -> str | None:
+def account_tenant(account: Account) -> str | None:
     """The tenant whose calls an account counts; None: those of all."""
     if account.scope in ("task", "thread") and not account.inline:
         owner, separator, _ = account.key.rpartition(":")
@@ -185,7 +187,7 @@ def owner_of(account: Account) -> str | None:
 
 def is_seen_by(account: Account, tenant_id: str) -> bool:
     """Whether a tenant sees an account: its own, and the default one those of all too."""
-    return (owner_of(account) or DEFAULT_TENANT) == tenant_id
+    return (account_tenant(account) or DEFAULT_TENANT) == tenant_id
 
 
 # Booking: entries share turns

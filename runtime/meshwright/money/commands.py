@@ -160,14 +160,14 @@ def costs(
             raise click.UsageError(
                 "a proxy reports until now, no series and all tasks; leave out --until, --bucket and filters"
             )
-        since = _day_of(by, since)
+        since = _first_day(by, since)
 
     async def sum_up(mesh: Connection) -> Document:
         return document(await mesh.client.costs(by, since=since, until=until, bucket=bucket, **of))
 
     answer = talk(target, sum_up)
     if proxy:
-        _show_beside(answer, _of_proxy(by, since), as_json=as_json)
+        _show_beside(answer, _proxy_costs(by, since), as_json=as_json)
     elif as_json:
         echo_json(answer)
     elif answer["items"]:
@@ -251,7 +251,7 @@ def _known(cost: Document) -> str:
     return f"{text} + {cost['unpriced']:,} unknown"
 
 
-def _day_of(by: str, since: str | None) -> str | None:
+def _first_day(by: str, since: str | None) -> str | None:
     """From when the proxy can sum up by that key: the beginning of the day."""
     if by not in ("agent", "tag"):
         raise click.UsageError(f"a proxy does not sum up by {by}; say --by agent or --by tag")
@@ -267,10 +267,10 @@ def _begin_of_day(since: str) -> datetime:
 def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
     """Do something with the proxy that the settings name. Raises InvalidInput where they name none."""
     from meshwright.core.settings import load_settings
-    from meshwright.money.proxy import proxy_of
+    from meshwright.money.proxy import make_proxy
 
     models = load_settings(Path())[ModelsSettings]
-    there = proxy_of(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
+    there = make_proxy(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
 
     async def run() -> ResultT:
         return await use(there)
@@ -278,7 +278,7 @@ def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
     return asyncio.run(run())
 
 
-def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
+def _proxy_costs(by: str, since: str | None) -> dict[str, Decimal]:
     from meshwright.money.proxy import FIRST_DAY
 
     first = FIRST_DAY if since is None else _begin_of_day(since).date()

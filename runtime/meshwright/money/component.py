@@ -56,5 +56,8 @@ class LedgerComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The accounts, and the allowances."""
-        kinds = ActorKind.of(BudgetAccount, type=ACCOUNT), ActorKind.of(AllowanceKeeper, type=ALLOWANCES)
+        kinds = (
+            ActorKind.from_class(BudgetAccount, type=ACCOUNT),
+            ActorKind.from_class(AllowanceKeeper, type=ALLOWANCES),
+        )
         return [Actors(kind, ORCHESTRATION) for kind in kinds]

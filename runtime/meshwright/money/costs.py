@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
-from meshwright.core.clock import duration_of
+from meshwright.core.clock import parse_duration
 from meshwright.core.encoding import View, decode, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
@@ -107,7 +107,7 @@ _OF_CALL = ("prompt", "tag")
 _COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
 
-def row_of(event: Event, time: float) -> tuple[Any, ...]:
+def cost_row(event: Event, time: float) -> tuple[Any, ...]:
     """The row that an event makes, its columns in the order of COLUMNS. Never fails for what is in it.
 
     Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
@@ -224,7 +224,7 @@ class CallProjection:
                     sum_up(session, event.tenant_id, task_ids)
 
     def _add(self, session: Session, events: Sequence[Event]) -> None:
-        rows = [row_of(event, seconds(event.time)) for event in events]
+        rows = [cost_row(event, seconds(event.time)) for event in events]
         stored = _outcomes(session, [row[_CALL_ID] for row in rows if row[_CALL_ID]])
         if stored or any(row[_OUTCOME] in ("cut", "cancelled") for row in rows):
             rows = _without_doubles(session, zip(rows, events, strict=True), stored)
@@ -343,7 +343,7 @@ class CostQuery(NamedTuple):
         return keys if self.by.startswith(keys[0]) else keys[::-1]
 
 
-async def costs_of(log: EventLog, query: CostQuery, *, limit: int | None = None) -> Costs:
+async def sum_costs(log: EventLog, query: CostQuery, *, limit: int | None = None) -> Costs:
     """The costs of calls of models, most expensive first, and all of them together. Raises InvalidInput.
 
     At most 500 are listed, and 5,000 of a series.
@@ -402,7 +402,7 @@ def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any],
         conditions.append("time < :until")
         values["until"] = query.until.timestamp()
     if query.of is not None:
-        own_conditions, more = _of(session, query.of)
+        own_conditions, more = _cost_conditions(session, query.of)
         if query.of.thread_id is not None:
             conditions.append(_OF_THREAD.format(session.by_index("calls", "calls_by_thread")))
         if query.of.parent_task_id is not None:
@@ -414,17 +414,17 @@ def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any],
     return " AND ".join(conditions), values, of_tasks
 
 
-def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
+def _cost_conditions(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
     own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
     conditions = [f"calls.{name} = :of_{name}" for name in own]
     values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
-    of_call, call_values = of.of_call(session, "calls")
+    of_call, call_values = of.call_condition(session, "calls")
     if of_call:
         conditions.append(of_call)
         values |= call_values
     of_task = of.model_copy(update=dict.fromkeys([*own, *_OF_CALL]))
     if of_task != TaskFilter():
-        condition, more = of_task.of_rows(session, "calls")
+        condition, more = of_task.row_condition(session, "calls")
         return [*conditions, condition], {**values, **more}
     return conditions, values
 
@@ -470,13 +470,13 @@ def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -
     return costs.model_copy(update={"items": tuple(items), "total": whole})
 
 
-def since_of(text: str, now: datetime, *, field: str = "since") -> datetime:
+def parse_since(text: str, now: datetime, *, field: str = "since") -> datetime:
     """A time as people give it: `24h` ago (s, m, h, d or w), or RFC 3339; without a zone it is UTC.
 
     Raises InvalidInput.
     """
     with suppress(ValueError, OverflowError):
-        return now - duration_of(text)
+        return now - parse_duration(text)
     try:
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError):

@@ -42,7 +42,7 @@ def _per_day(amount: str | None) -> str:
     return "" if amount is None else dollars(amount)
 
 
-def spent_of(budget: Document) -> str:
+def render_spent(budget: Document) -> str:
     """How much of a budget is spent and reserved, in a line."""
     spent = (
         f"{_known(budget)} known, {_estimated(budget)} estimated, {dollars(budget['reserved_usd'])} reserved"

@@ -13,7 +13,7 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Usage
 from meshwright.core.money import MILLION, ZERO, fit
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
-from meshwright.models.usage import EXTRA_TOKENS, encoded, max_prompt_tokens, media_of, parts_of
+from meshwright.models.usage import EXTRA_TOKENS, encoded, max_prompt_tokens, media_tokens, request_texts
 from meshwright.money.costs import AnsweredCall
 
 _logger = logging.getLogger("meshwright.budgets")
@@ -82,8 +82,8 @@ class Estimates:
         """The most that a call may cost; None where it is unknown."""
         tokens = max_prompt_tokens(request)
         price = self._prices.upper_bound(request, tokens)
-        history = self._seen.get(_kind_of(request), _CallHistory())
-        return None if price is None else max(price.of(tokens, request.output_limit), history.floor)
+        history = self._seen.get(_call_kind(request), _CallHistory())
+        return None if price is None else max(price.cost(tokens, request.output_limit), history.floor)
 
     def least(self, request: ModelRequest) -> Decimal | None:
         """The least that such a call needs: the longest of its last answers, with a margin.
@@ -91,7 +91,7 @@ class Estimates:
         Never less than calls cost that cost more than their tokens.
         None where it cannot be known yet, or no price is.
         """
-        history = self._seen.get(_kind_of(request))
+        history = self._seen.get(_call_kind(request))
         if history is None or len(history.completion_tokens) < _MIN_SEEN or request.inputs:
             return None
         prompt = _prompt_tokens(request, history)
@@ -99,16 +99,16 @@ class Estimates:
         likely_tokens = round(_MARGIN * max(history.completion_tokens)) + EXTRA_TOKENS
         if price is None:
             return None
-        return max(price.of(prompt, min(likely_tokens, request.output_limit)), history.floor)
+        return max(price.cost(prompt, min(likely_tokens, request.output_limit)), history.floor)
 
     def usual(self, request: ModelRequest) -> Decimal | None:
         """The mean cost of the last such calls; None where none was answered yet."""
-        costs = self._seen.get(_kind_of(request), _CallHistory()).costs
+        costs = self._seen.get(_call_kind(request), _CallHistory()).costs
         return fit(sum(costs, ZERO) / len(costs)) if costs else None
 
     def dearest(self, request: ModelRequest) -> Decimal | None:
         """The cost of the dearest of the last such calls; None where none was answered yet."""
-        return max(self._seen.get(_kind_of(request), _CallHistory()).costs, default=None)
+        return max(self._seen.get(_call_kind(request), _CallHistory()).costs, default=None)
 
     def likely(self, request: ModelRequest) -> Decimal | None:
         """The usual cost of such a call; before that is known, of one that writes a part of what it may."""
@@ -116,15 +116,15 @@ class Estimates:
             return usual
         tokens = estimated_tokens(_prompt_size(request))
         price = self._prices.upper_bound(request, tokens)
-        return None if price is None else price.of(tokens, request.output_limit // _UNUSED_SHARE)
+        return None if price is None else price.cost(tokens, request.output_limit // _UNUSED_SHARE)
 
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
         """The request with as many `max_tokens` as an amount pays for; the same one where it pays for all."""
-        prompt = _prompt_tokens(request, self._seen.get(_kind_of(request), _CallHistory()))
+        prompt = _prompt_tokens(request, self._seen.get(_call_kind(request), _CallHistory()))
         price = self._prices.upper_bound(request, prompt)
         if price is None or not price.output:
             return request
-        tokens = int((amount - price.of(prompt, 0)) * MILLION / price.output)
+        tokens = int((amount - price.cost(prompt, 0)) * MILLION / price.output)
         return request.model_copy(update={"max_tokens": max(1, min(tokens, request.output_limit))})
 
     def note_cost(self, request: ModelRequest, cost: Decimal | None) -> None:
@@ -144,16 +144,16 @@ class Estimates:
         history.completion_tokens = [*history.completion_tokens[1 - _MAX_SEEN :], usage.completion_tokens]
         price = self._prices.upper_bound(request, usage.prompt_tokens)
         if cost is not None and price is not None:
-            by_tokens = price.of(usage.prompt_tokens, usage.completion_tokens)
+            by_tokens = price.cost(usage.prompt_tokens, usage.completion_tokens)
             dear = cost if cost > Decimal(_MARGIN) * by_tokens else ZERO
             history.dear = [*history.dear[1 - _MAX_SEEN :], dear]
-        letters, others = _letters_of(request)
+        letters, others = _count_letters(request)
         if letters:
             per_letter = (usage.prompt_tokens - others) / letters
             history.tokens_per_letter = min(1.0, max(history.tokens_per_letter, per_letter))
 
     def _last(self, request: ModelRequest) -> _CallHistory:
-        kind = _kind_of(request)
+        kind = _call_kind(request)
         history = self._seen.get(kind)
         if history is None:
             history = self._seen[kind] = _CallHistory()
@@ -169,13 +169,13 @@ def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
     usage = reply.usage
     counts = {
         "prompt_tokens": usage.prompt_tokens or estimated_tokens(_prompt_size(request)),
-        "completion_tokens": usage.completion_tokens or estimated_tokens(sum(map(size_of, wrote))),
+        "completion_tokens": usage.completion_tokens or estimated_tokens(sum(map(text_size, wrote))),
     }
     return usage.model_copy(update=counts)
 
 
 def _prompt_size(request: ModelRequest) -> int:
-    return sum([*map(len, parts_of(request)), *media_of(request)])
+    return sum([*map(len, request_texts(request)), *media_tokens(request)])
 
 
 def estimated_tokens(size: int) -> int:
@@ -183,23 +183,23 @@ def estimated_tokens(size: int) -> int:
     return -(-size // _BYTES_PER_TOKEN)
 
 
-def size_of(text: str) -> int:
+def text_size(text: str) -> int:
     """The bytes of a text, which may hold half of a character."""
     return len(encoded(text))
 
 
-def _kind_of(request: ModelRequest) -> _Kind:
+def _call_kind(request: ModelRequest) -> _Kind:
     return request.user, request.model, request.tags
 
 
 def _prompt_tokens(request: ModelRequest, history: _CallHistory) -> int:
     """About the most tokens of a prompt: a letter takes half of one, every other byte a whole one."""
-    letters, others = _letters_of(request)
+    letters, others = _count_letters(request)
     return min(max_prompt_tokens(request), round(history.tokens_per_letter * letters) + others)
 
 
-def _letters_of(request: ModelRequest) -> tuple[int, int]:
+def _count_letters(request: ModelRequest) -> tuple[int, int]:
     """The ASCII letters and spaces of a prompt; and its other bytes, with what a provider may add."""
-    parts, media = list(parts_of(request)), media_of(request)
+    parts, media = list(request_texts(request)), media_tokens(request)
     size, others = sum(map(len, parts)), sum(len(part.translate(None, _LETTERS)) for part in parts)
     return size - others, others + sum(media) + EXTRA_TOKENS * (1 + len(parts) + len(media))

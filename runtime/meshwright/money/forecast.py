@@ -10,7 +10,7 @@ from typing import NamedTuple
 from meshwright.core.money import ZERO, fit
 from meshwright.engine.events.log import EventLog
 from meshwright.money.budgets import BudgetView
-from meshwright.money.costs import Cost, CostQuery, Key, costs_of
+from meshwright.money.costs import Cost, CostQuery, Key, sum_costs
 
 PACE_DAYS = 7
 _DAY, _HOUR, _TICK = timedelta(days=1), timedelta(hours=1), timedelta(microseconds=1)
@@ -39,7 +39,7 @@ async def with_pace(log: EventLog, views: Sequence[BudgetView], now: datetime) -
         calls = _Calls(_KEYS[view.scope], None if view.scope == "tenant" else view.tenant_id)
         if calls not in costs:
             query = CostQuery(calls.tenant_id, calls.by, since=first, bucket="day")
-            costs[calls] = (await costs_of(log, query, limit=_MAX_ROWS)).items
+            costs[calls] = (await sum_costs(log, query, limit=_MAX_ROWS)).items
         of_budget = [cost for cost in costs[calls] if view.scope == "mesh" or cost.key == view.key]
         paced.append(_paced(view, _by_day(of_budget, first), now, first))
     return paced

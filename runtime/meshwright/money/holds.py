@@ -46,15 +46,15 @@ class Hold:
     cut: tuple[str, ...] = ()
 
 
-def op_of(request: ModelRequest) -> str:
+def reservation_op(request: ModelRequest) -> str:
     """The id of a reservation: of a task's step always the same, else new."""
     context = request.context
     if context.task_id is None:
         return new_id()
-    return f"{attempt_of(request.user, context)}{context.path or context.step}"
+    return f"{attempt_prefix(request.user, context)}{context.path or context.step}"
 
 
-def attempt_of(user: str, context: CallContext) -> str:
+def attempt_prefix(user: str, context: CallContext) -> str:
     """The beginning of the ids of all reservations of an attempt."""
     where = context.task_id, context.generation, context.attempt
     return derived_id("call", user, context.tenant_id, *map(str, where)) + "/"
@@ -80,7 +80,7 @@ def reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: date
         since=(context.since or now).timestamp(),  # of its task: a later call keeps the place of the first
         until=ends.timestamp() + _MARGIN_SECONDS,
         estimate=estimate,
-        origin=CallOrigin.of(hold.request),
+        origin=CallOrigin.from_request(hold.request),
     )
 
 
@@ -104,7 +104,9 @@ def cheaper_request(request: ModelRequest, cheaper_tag: str | None) -> ModelRequ
     return request.model_copy(update={"tags": tags})
 
 
-def refusal_of(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
+def refusal_error(
+    account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime
+) -> ModelError:
     """The error of a call that an account has no room for, with what is left, and what to do."""
     if result.answer == "crowded":
         problem = f"Budget {account.budget} ({account.key}) has too many calls under way"

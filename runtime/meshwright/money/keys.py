@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from meshwright.core import topics
 from meshwright.core.access import KEY_ROLES, Role
-from meshwright.core.clock import duration_of
+from meshwright.core.clock import parse_duration
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import Conflict, HostError, InvalidInput, MeshError, NotFound, Unauthenticated
 from meshwright.core.events import Event
@@ -36,7 +36,7 @@ from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.sql.database import Session
 from meshwright.engine.work.protocol import DEFAULT_TENANT
 from meshwright.mesh.identity.settings import KeysSettings, OidcSettings
-from meshwright.money.allowances import amount_of, invalid_field
+from meshwright.money.allowances import invalid_field, parse_amount
 from meshwright.money.event_types import KeyCreated, KeyRefused, KeysOpened, KeyUsed
 
 PREFIX = "sk-mesh-"
@@ -187,7 +187,7 @@ class _VirtualKeys(Actor[_KeyRequirement]):
             turn.publish(KeysOpened(keys=count))
 
 
-KINDS = (ActorKind.of(_VirtualKey, type=KEY), ActorKind.of(_VirtualKeys, type=_KEYS))
+KINDS = (ActorKind.from_class(_VirtualKey, type=KEY), ActorKind.from_class(_VirtualKeys, type=_KEYS))
 """The actors of keys."""
 
 
@@ -291,7 +291,7 @@ class Keys:
         except ValidationError as error:
             raise invalid_field(error) from None
         if budget is not None:
-            key = key.model_copy(update={"budget": budget_of(budget, key_id, agent_id)})
+            key = key.model_copy(update={"budget": key_budget(budget, key_id, agent_id)})
         return await self._make(key)
 
     async def _make(self, key: Key) -> NewKey:
@@ -425,7 +425,7 @@ class Keys:
 
 def _checked_duration(text: str, field: str) -> timedelta:
     try:
-        duration = duration_of(text)
+        duration = parse_duration(text)
     except ValueError as error:
         raise InvalidInput(f"{field}: {error}", remedy="Write it like 1h or 30d", field=field) from None
     if duration > _MAX_YEARS:
@@ -438,9 +438,9 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
-def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
+def key_budget(text: str, key_id: str, agent_id: str) -> Budget:
     """The hard budget of one key, from a text like `5.00/day`. Raises InvalidInput."""
-    limit, window = amount_of(text)
+    limit, window = parse_amount(text)
     name = f"key-{key_id.lower()}"
     return Budget.model_validate(
         {"name": name, "scope": "agent", "of": agent_id, "limit_usd": limit, "window": window}

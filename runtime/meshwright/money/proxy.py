@@ -158,7 +158,7 @@ class LiteLLMProxy:
         return ProxyFailed(f"{self.server} answered {path} with something else", remedy=remedy)
 
 
-def proxy_of(base_url: str | None, master_key: str | None) -> LiteLLMProxy:
+def make_proxy(base_url: str | None, master_key: str | None) -> LiteLLMProxy:
     """The proxy that the settings name. Raises InvalidInput where they name none, or no key for it."""
     if not base_url or not master_key:
         remedy = "Set LITELLM_BASE_URL, and LITELLM_API_KEY to its master key"

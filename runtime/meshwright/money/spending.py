@@ -32,10 +32,10 @@ from meshwright.money.allowances import Allowances
 from meshwright.money.balance import OPENED
 from meshwright.money.budgets import Budgets, BudgetView
 from meshwright.money.charging import only_account, task_account
-from meshwright.money.costs import CostQuery, Costs, costs_of, with_reserved
+from meshwright.money.costs import CostQuery, Costs, sum_costs, with_reserved
 from meshwright.money.forecast import with_pace
 from meshwright.money.keys import Keys
-from meshwright.money.task_costs import TaskEstimate, estimate_of
+from meshwright.money.task_costs import TaskEstimate, estimate_task
 
 _MAX_ESTIMATED = 20  # items whose agents are estimated
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
@@ -81,7 +81,7 @@ class Spending:
 
     async def costs(self, query: CostQuery) -> Costs:
         """The costs of calls of models, most expensive first, with what budgets hold. Raises InvalidInput."""
-        costs = await self._with_estimates(await costs_of(self._log, query), query)
+        costs = await self._with_estimates(await sum_costs(self._log, query), query)
         if query.of is not None:  # budgets hold for scopes, not for what a filter finds
             return costs
         reserved = await self._budgets.reserved(await self._opened(), query.tenant_id)
@@ -94,7 +94,7 @@ class Spending:
         field = "key" if query.keys[0] == "agent" else "key2"
         medians: dict[str | None, Decimal | None] = {}
         for agent_id in {getattr(item, field) for item in costs.items[:_MAX_ESTIMATED]} - {None}:
-            estimate = await estimate_of(
+            estimate = await estimate_task(
                 self._log, agent_id=agent_id, capability=None, tenant_id=query.tenant_id
             )
             medians[agent_id] = estimate.median_usd
@@ -197,7 +197,7 @@ class Spending:
         Raises InvalidInput, also for an agent or a capability that the mesh neither has nor had.
         """
         whose = {"agent_id": agent_id, "capability": capability}
-        estimate = await estimate_of(self._log, **whose, tenant_id=tenant_id)
+        estimate = await estimate_task(self._log, **whose, tenant_id=tenant_id)
         agents = [info for info in self._registry.agents() if info.kind != "system"]
         if agents and not (estimate.tasks or estimate.unknown):
             if agent_id is not None:
@@ -246,7 +246,7 @@ class Activity(Struct, kw_only=True):
     costs: Costs
 
 
-async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: datetime) -> Activity:
+async def read_activity(log: EventLog, tenant_id: str, since: datetime, until: datetime) -> Activity:
     """The activity in a tenant from one time to another, which is now."""
     ended_counts, count = await log.view_apart(_counts, tenant_id, seconds(since))
     pages = [
@@ -265,7 +265,7 @@ async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: dat
         open=count,
         dead_letters=len(await log.query(dead)),
         waiting=await Inbox(log).page(tenant_id, limit=_MAX_LISTED),
-        costs=await costs_of(log, CostQuery(tenant_id, since=since), limit=_MAX_LISTED),
+        costs=await sum_costs(log, CostQuery(tenant_id, since=since), limit=_MAX_LISTED),
     )
 
 

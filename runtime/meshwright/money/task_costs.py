@@ -187,7 +187,7 @@ class TaskEstimate(View, kw_only=True):
             exact(self, name, getattr(self, name))
 
 
-async def estimate_of(
+async def estimate_task(
     log: EventLog, *, agent_id: str | None, capability: str | None, tenant_id: str | None
 ) -> TaskEstimate:
     """Estimate a task from the last 500 that succeeded, of a tenant or of all (None).
@@ -197,7 +197,7 @@ async def estimate_of(
     if agent_id is None and capability is None:
         raise InvalidInput("neither a capability nor an agent is named", remedy="name one", field="agent_id")
     filters = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
-    costs = await log.view(_costs_of, {name: value for name, value in filters.items() if value is not None})
+    costs = await log.view(_task_costs, {name: value for name, value in filters.items() if value is not None})
     known_costs = sorted(cost for cost in costs if cost is not None)
     median, p90, highest = (_quantile(known_costs, share) for share in (0.5, _SHARE, 1.0))
     return TaskEstimate(
@@ -215,7 +215,7 @@ def _quantile(ordered: list[Decimal], share: float) -> Decimal | None:
     return None if not ordered else ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
-def _costs_of(session: Session, filters: dict[str, str]) -> list[Decimal | None]:
+def _task_costs(session: Session, filters: dict[str, str]) -> list[Decimal | None]:
     tenants = [filters["tenant_id"]] if "tenant_id" in filters else tenants_in(session, "tasks")
     conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in {**filters, "tenant_id": ""})]
     index = "tasks_by_agent" if "agent_id" in filters else "tasks_by_capability"

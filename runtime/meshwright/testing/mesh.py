@@ -29,7 +29,7 @@ from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest
 from meshwright.core.money import ZERO
 from meshwright.core.settings import load_settings
 from meshwright.core.step_events import ToolCalled
-from meshwright.edges.client.calls import TaskCalls, wait_of
+from meshwright.edges.client.calls import TaskCalls, resolve_wait
 from meshwright.engine.events.inbox import Inbox, Question
 from meshwright.engine.events.inbox_sources import WholeInbox
 from meshwright.engine.events.log import EventLog
@@ -298,7 +298,7 @@ class MeshUnderTest(TaskCalls):
         if not isinstance(question, str) and question.source:
             await self.mesh.get(WholeInbox).answer(question, value, caller)
             return
-        task_id, wait_id = wait_of(question, key)
+        task_id, wait_id = resolve_wait(question, key)
         await self.mesh.get(Tasks).answer(task_id, wait_id, value, caller)
 
     async def advance(self, seconds: float) -> None:

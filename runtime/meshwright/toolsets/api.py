@@ -91,12 +91,12 @@ class OpenApi:
                     keys = ((str(parameter.get("in")), str(parameter.get("name"))) for parameter in resolved)
                     yield Operation(method, str(path), fields, dict(zip(keys, resolved, strict=True)))
 
-    def body_of(self, operation: Operation) -> tuple[bool, _Fields]:
+    def request_body(self, operation: Operation) -> tuple[bool, _Fields]:
         """Whether a request needs a body, and the schema of it."""
         body = self.resolve(operation.fields.get("requestBody"))
         return body.get("required") is True, self._schema(body)
 
-    def response_of(self, response: Any) -> _Fields:
+    def response_schema(self, response: Any) -> _Fields:
         """The schema of a response."""
         return self._schema(self.resolve(response))
 
@@ -133,7 +133,7 @@ class OpenApi:
             yield SpecFinding(name, f"does not declare {parameter!r} of its path")
         for parameter in sorted(declared - in_path):
             yield SpecFinding(name, f"declares {parameter!r}, which is not in its path")
-        if "requestBody" in fields and not self.body_of(operation)[1]:
+        if "requestBody" in fields and not self.request_body(operation)[1]:
             yield SpecFinding(name, "takes a body without a schema")
         is_open = not fields.get("security", self.document.get("security"))
         if is_open and operation.method in _CHANGING and self.components.get("securitySchemes"):
@@ -170,9 +170,9 @@ class _Comparison:
             if after is None:
                 yield SpecFinding(before.name, "is gone")
             else:
-                yield from self._of_operation(before, after)
+                yield from self._compare_operation(before, after)
 
-    def _of_operation(self, before: Operation, after: Operation) -> Iterator[SpecFinding]:
+    def _compare_operation(self, before: Operation, after: Operation) -> Iterator[SpecFinding]:
         name = before.name
         for key, parameter in after.parameters.items():
             place, title = key
@@ -182,23 +182,23 @@ class _Comparison:
                 yield SpecFinding(name, f"needs the {place} parameter {title!r} now")
             if old_parameter is not None:
                 schemas = old_parameter.get("schema"), parameter.get("schema")
-                yield from self._of_request(f"{name} parameter {title}", *schemas)
-        was_needed, was = self._old.body_of(before)
-        is_needed, now = self._new.body_of(after)
+                yield from self._compare_request(f"{name} parameter {title}", *schemas)
+        was_needed, was = self._old.request_body(before)
+        is_needed, now = self._new.request_body(after)
         if is_needed and not was_needed:
             yield SpecFinding(name, "needs a body now")
         if was and now:
-            yield from self._of_request(f"{name} body", was, now)
+            yield from self._compare_request(f"{name} body", was, now)
         for status, response in before.responses.items():
             if not str(status).startswith("2"):
                 continue
             if status not in after.responses:
                 yield SpecFinding(name, f"does not answer {status} any more")
                 continue
-            schemas = self._old.response_of(response), self._new.response_of(after.responses[status])
-            yield from self._of_response(f"{name} {status}", *schemas)
+            schemas = self._old.response_schema(response), self._new.response_schema(after.responses[status])
+            yield from self._compare_response(f"{name} {status}", *schemas)
 
-    def _of_request(self, at: str, was: Any, now: Any) -> Iterator[SpecFinding]:
+    def _compare_request(self, at: str, was: Any, now: Any) -> Iterator[SpecFinding]:
         """Changes of what clients send: less is taken, or more is needed."""
         if self._is_compared("request", was, now):
             return
@@ -209,9 +209,9 @@ class _Comparison:
             yield SpecFinding(at, f"takes no {', '.join(sorted(removed_values))} any more")
         for name in sorted(_required(now) - _required(was)):
             yield SpecFinding(at, f"needs {name!r} now")
-        yield from self._below(at, was, now, self._of_request)
+        yield from self._below(at, was, now, self._compare_request)
 
-    def _of_response(self, at: str, was: Any, now: Any) -> Iterator[SpecFinding]:
+    def _compare_response(self, at: str, was: Any, now: Any) -> Iterator[SpecFinding]:
         """Changes of what clients get: less is there, or other things are."""
         if self._is_compared("response", was, now):
             return
@@ -226,7 +226,7 @@ class _Comparison:
                 yield SpecFinding(at, f"has no {name!r} any more")
             elif name in _required(was) and name not in _required(now):
                 yield SpecFinding(at, f"may lack {name!r} now")
-        yield from self._below(at, was, now, self._of_response)
+        yield from self._below(at, was, now, self._compare_response)
 
     def _is_compared(self, way: str, was: Any, now: Any) -> bool:
         """Whether two schemas that are referred to were compared before: each change is named once."""
@@ -309,7 +309,7 @@ class ApiTools(Toolset):
                 "A tree is compared with its beginning", remedy="Leave it out", field="against"
             )
         if in_tree:
-            return await self._of_tree(path, await context.tree())
+            return await self._read_tree(path, await context.tree())
         text = await asyncio.to_thread(self.settings.files.read, path, _MAX_BYTES)
         now = await asyncio.to_thread(_read, text, path)
         if not against:
@@ -317,7 +317,7 @@ class ApiTools(Toolset):
         text = await GitTools(self.settings).file_at(against, path, _MAX_BYTES)
         return _facts(now, await asyncio.to_thread(_read, text, f"{path} of {against}"))
 
-    async def _of_tree(self, path: str, tree: Tree) -> dict[str, Any]:
+    async def _read_tree(self, path: str, tree: Tree) -> dict[str, Any]:
         text = await asyncio.to_thread(tree.files.read, path, _MAX_BYTES)
         now = await asyncio.to_thread(_read, text, path)
         try:

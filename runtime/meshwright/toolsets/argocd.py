@@ -150,7 +150,7 @@ class Argocd(RestPart[ArgocdService]):
         """
         self._check(name)
         app = await self._app(name)
-        if (state := _operation_of(app, context.step_id)) is not None:
+        if (state := _last_operation(app, context.step_id)) is not None:
             return {"started": False, "phase": state["phase"]}
         if not _is_fixed(app, revision):
             raise InvalidInput(f"{revision} may soon be another commit", field="revision")
@@ -165,7 +165,7 @@ class Argocd(RestPart[ArgocdService]):
     ) -> dict[str, Any] | Unchanged:
         self._check(name)
         app = await self._app(name)
-        if _operation_of(app, context.step_id) is not None:
+        if _last_operation(app, context.step_id) is not None:
             return Unchanged()
         if not _is_fixed(app, revision):
             resolved = await self._resolved(app, revision)
@@ -266,7 +266,7 @@ class Argocd(RestPart[ArgocdService]):
         return {"before": _summary(app)["source"], "deletes": deleted}
 
     async def _has_begun_sync(self, name: str, step_id: str, revision: str) -> CheckResult:
-        state = _operation_of(await self._app(name), step_id)
+        state = _last_operation(await self._app(name), step_id)
         words = "is not of this call" if state is None else f"is of this call, and {state['phase']}"
         result = {"started": True, "revision": revision}
         return settled(state is not None, result, f"The last operation of {name} {words}.")
@@ -427,7 +427,7 @@ def _check_idle(app: Mapping[str, Any]) -> None:
         raise ToolFailed(f"another operation of {name} is running", remedy="app says when it has ended")
 
 
-def _operation_of(app: Mapping[str, Any], step_id: str) -> dict[str, str] | None:
+def _last_operation(app: Mapping[str, Any], step_id: str) -> dict[str, str] | None:
     """The state of the operation that a call of a tool has begun, if it is the last one."""
     state = app.get("status", {}).get("operationState") or {}
     for operation, phase in ((app.get("operation"), "Running"), (state.get("operation"), state.get("phase"))):

@@ -25,7 +25,7 @@ from meshwright.agents.tools.workspace import path_matches
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.toolsets.reports import REPORT, SuiteCommand, command_of, result_of
+from meshwright.toolsets.reports import REPORT, SuiteCommand, suite_command, suite_result
 
 MIN_WINDOW_TOKENS = 32_000
 MAX_FILE_BYTES = 1_000_000
@@ -221,7 +221,7 @@ class ProposingTools(ReadingTools):
         return await tree.once(context.step_id, work)
 
     async def _was_proposed(self, context: ToolContext) -> CheckResult:
-        result = await (await context.tree()).result_of(context.step_id)
+        result = await (await context.tree()).step_result(context.step_id)
         if result is None:
             return CheckResult.unknown("The tree has no commit of this call that has ended.")
         return CheckResult.happened(result, f"The branch {result['branch']} has commit {result['revision']}.")
@@ -318,7 +318,7 @@ async def command_for(tree: Tree, path: str) -> SuiteCommand:
 
     def find() -> SuiteCommand | None:
         names = sorted(entry.name for entry in tree.root.iterdir())
-        return command_of(
+        return suite_command(
             names, lambda name: tree.files.read(name, MAX_FILE_BYTES), tree.settings.tests, path
         )
 
@@ -339,7 +339,7 @@ def _judged(tree: Tree, command: SuiteCommand, finished: SandboxResult) -> dict[
     report = ""
     with suppress(InvalidInput):  # none was written, or one that is too large
         report = tree.files.read(REPORT, 5 * MAX_FILE_BYTES)
-    result = result_of(command, finished.status, finished.output, tree.named_from_root(report))
+    result = suite_result(command, finished.status, finished.output, tree.named_from_root(report))
     output = command.render(finished.output)
     output_fields = {"output": output[-_OUTPUT_CHARS // 2 :], "output_id": tree.keep_output(output)}
     return {**result, **_ended(finished), **output_fields}

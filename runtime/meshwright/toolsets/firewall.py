@@ -305,13 +305,15 @@ class FirewallTools(Toolset):
             words = " ".join(place.values())
             remedy = f"Make it: nft add chain {words}; then jump to it from the chain that it is to act for"
             raise ToolFailed(f"there is no chain {words}", remedy=remedy) from error
-        return _Chain(tuple(_rule_of(one["rule"]) for one in json.loads(text)["nftables"] if "rule" in one))
+        return _Chain(
+            tuple(_parse_rule(one["rule"]) for one in json.loads(text)["nftables"] if "rule" in one)
+        )
 
     def _document(self, target: _Chain) -> str:
         """The commands that replace the rules of the chain in one transaction, as nft's JSON."""
         place = self._place
         flush = {"flush": {"chain": {**place, "name": place["chain"]}}}
-        added = [{"add": {"rule": {**place, **_document_of(rule)}}} for rule in target.own]
+        added = [{"add": {"rule": {**place, **_rule_document(rule)}}} for rule in target.own]
         return json.dumps({"nftables": [flush, *added]})
 
     async def _nft(self, *arguments: str, stdin: str = "") -> str:
@@ -346,7 +348,7 @@ def _refusal(what: str, field: str) -> InvalidInput:
     return InvalidInput(f"no rule may be for {what}", remedy=remedy, field=field)
 
 
-def _document_of(rule: FirewallRule) -> dict[str, Any]:
+def _rule_document(rule: FirewallRule) -> dict[str, Any]:
     expressions: list[dict[str, Any]] = []
     if rule.source:
         network = ipaddress.ip_network(rule.source)
@@ -364,16 +366,16 @@ def _match(protocol: str, field: str, right: Any) -> dict[str, Any]:
     return {"match": {"op": "==", "left": payload, "right": right}}
 
 
-def _rule_of(document: Mapping[str, Any]) -> FirewallRule | str:
+def _parse_rule(document: Mapping[str, Any]) -> FirewallRule | str:
     """A rule of ours, or JSON text for one that we would not write."""
     *matches, verdict = document.get("expr") or [{}]
     fields = {"action": next(iter(verdict), ""), "note": document.get("comment", "")}
     if matches and all("match" in one for one in matches) and _is_plain(verdict):
-        values = [_text_of(one["match"]["right"]) for one in matches]
+        values = [_render_value(one["match"]["right"]) for one in matches]
         protocol = str(matches[-1]["match"].get("left", {}).get("payload", {}).get("protocol", ""))
         source = {"source": values[0]} if len(values) > 1 else {}
         rule = _validated({**fields, **source, "protocol": protocol, "ports": values[-1]})
-        if rule is not None and _document_of(rule)["expr"][:-1] == matches:
+        if rule is not None and _rule_document(rule)["expr"][:-1] == matches:
             return rule
     return json.dumps(document.get("expr"))
 
@@ -384,7 +386,7 @@ def _is_plain(verdict: Mapping[str, Any]) -> bool:
     return value is None or (isinstance(value, dict) and value.get("expr") == "port-unreachable")
 
 
-def _text_of(value: Any) -> str:
+def _render_value(value: Any) -> str:
     match value:
         case {"range": [first, last]}:
             return f"{first}-{last}"

@@ -15,18 +15,18 @@ from pydantic import BaseModel, Field
 
 from meshwright.agents.tools.tool import Tool, ToolContext, tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
-from meshwright.core.clock import duration_of
+from meshwright.core.clock import parse_duration
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.toolsets.kubectl import (
     Kubectl,
     ResourceKind,
-    all_of,
     by_place,
     digest,
+    gather_all,
     hidden_difference,
-    items_of,
-    list_of,
-    place_of,
+    list_items,
+    object_list,
+    object_place,
     read_manifest,
     shown,
     steady,
@@ -111,7 +111,7 @@ class KubeReadTools(Toolset):
             self.kubectl.text(cluster, "get", resource.argument, scope, labels, "--output=wide")
             for scope in scopes
         )
-        tables = await all_of(*calls)
+        tables = await gather_all(*calls)
         pairs = zip(scopes, tables, strict=True)
         titled = (f"{scope.removeprefix('--')}\n{table or 'none'}" for scope, table in pairs)
         return "\n".join(titled).strip()
@@ -178,19 +178,19 @@ class KubeReadTools(Toolset):
             cluster: a context of the kubeconfig; by default the usual one
         """
         try:
-            oldest = datetime.now(UTC) - duration_of(since)
+            oldest = datetime.now(UTC) - parse_duration(since)
         except (ValueError, OverflowError) as error:
             raise InvalidInput(str(error), remedy="Write 30m, 24h or 7d", field="since") from error
         cluster = self.kubectl.cluster(cluster)
         kind = await self.kubectl.kind(cluster, "events")
         field = f"--field-selector=involvedObject.name={name}" if name else ""
-        answers = await all_of(
+        answers = await gather_all(
             *(
                 self.kubectl.data(cluster, "get", "events", scope, field, JSON)
                 for scope in self.kubectl.scopes(kind, namespace)
             )
         )
-        events = [_event(item) for answer in answers for item in items_of(answer)]
+        events = [_event(item) for answer in answers for item in list_items(answer)]
         recent = [event for event in events if datetime.fromisoformat(event["time"]) >= oldest]
         return sorted(recent, key=lambda event: event["time"], reverse=True)[:_MAX_EVENTS]
 
@@ -208,7 +208,7 @@ class KubeReadTools(Toolset):
         cluster = self.kubectl.cluster(cluster)
         resource = await self.kubectl.kind(cluster, kind)
         scopes = self.kubectl.scopes(resource, namespace)
-        tables = await all_of(*(self.kubectl.text(cluster, "top", kind, scope) for scope in scopes))
+        tables = await gather_all(*(self.kubectl.text(cluster, "top", kind, scope) for scope in scopes))
         return "\n".join(tables).strip() or "nothing is measured"
 
     @tool(idempotent=True, effect="read", origin="workspace")
@@ -227,7 +227,7 @@ class KubeReadTools(Toolset):
         resource = await self.kubectl.kind(cluster, kind)
         document = await self.one(cluster, resource, name, namespace)
         where, target = self._where(resource, namespace), f"{resource.argument}/{name}"
-        status, history = await all_of(
+        status, history = await gather_all(
             self.kubectl.text(cluster, "rollout", "status", target, where, "--watch=false"),
             self.kubectl.text(cluster, "rollout", "history", target, where),
         )
@@ -249,10 +249,12 @@ class KubeReadTools(Toolset):
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
-        effect = await self.effect_of(cluster, await self.objects_of(cluster, manifest), take_over=True)
+        effect = await self.apply_effect(
+            cluster, await self.manifest_objects(cluster, manifest), take_over=True
+        )
         return "\n".join([effect["diff"], *effect.get("takes_over", ())])
 
-    async def objects_of(self, cluster: str, manifest: str) -> list[dict[str, Any]]:
+    async def manifest_objects(self, cluster: str, manifest: str) -> list[dict[str, Any]]:
         """The objects of a manifest, each in a namespace, and of a kind, that may be changed."""
         objects = await asyncio.to_thread(read_manifest, manifest)
         for document in objects:
@@ -261,32 +263,32 @@ class KubeReadTools(Toolset):
             document["metadata"]["namespace"] = self.kubectl.namespace(
                 document["metadata"].get("namespace", "")
             )
-        if len({place_of(document) for document in objects}) < len(objects):
+        if len({object_place(document) for document in objects}) < len(objects):
             raise InvalidInput("The manifest has an object twice", remedy="Write it once", field="manifest")
         return objects
 
-    async def effect_of(
+    async def apply_effect(
         self, cluster: str, objects: list[dict[str, Any]], *, take_over: bool
     ) -> dict[str, Any]:
         """The effect of applying objects: the differences, what each object is now, what is taken over.
 
         The cluster is asked twice: values that it makes anew each time are no part of the effect.
         """
-        live, first, second = await all_of(
-            self.kubectl.with_file(cluster, list_of(objects), "get", "--ignore-not-found", JSON, FILE),
+        live, first, second = await gather_all(
+            self.kubectl.with_file(cluster, object_list(objects), "get", "--ignore-not-found", JSON, FILE),
             self.applied(cluster, objects, "--dry-run=server", take_over=take_over),
             self.applied(cluster, objects, "--dry-run=server", take_over=take_over),
         )
         conflicts = await self._conflicts(cluster, objects) if take_over else []
-        before, again = by_place(items_of(live)), by_place(items_of(second))
+        before, again = by_place(list_items(live)), by_place(list_items(second))
         differences: list[str] = []
         states: dict[str, Any] = {}
-        for result in items_of(first):
-            place = place_of(result)
+        for result in list_items(first):
+            place = object_place(result)
             now = before.get(place)
             state = None if now is None else wanted_state(now)
             then = steady(wanted_state(result), wanted_state(again[place]))
-            label = label_of(result)
+            label = object_label(result)
             differences.append(hidden_difference(label, state, then))
             uid = None if now is None else now["metadata"].get("uid")
             states[label] = {"uid": uid, "state": digest(state)}
@@ -299,7 +301,7 @@ class KubeReadTools(Toolset):
         """The answer to applying objects. Raises ToolFailed with the fields that other managers own."""
         forced = "--force-conflicts" if take_over else ""
         try:
-            return await self.kubectl.with_file(cluster, list_of(objects), *_APPLY, *flags, forced, FILE)
+            return await self.kubectl.with_file(cluster, object_list(objects), *_APPLY, *flags, forced, FILE)
         except ToolFailed as error:
             complaint, advice, _ = error.message.partition("\nPlease review the fields above")
             if not advice:
@@ -324,17 +326,17 @@ class KubeReadTools(Toolset):
         return f"--namespace={self.kubectl.namespace(namespace)}" if kind.is_namespaced else ""
 
 
-def label_of(document: Mapping[str, Any]) -> str:
+def object_label(document: Mapping[str, Any]) -> str:
     """An object in words: `Deployment web/shop`."""
-    _, kind, namespace, name = place_of(document)
+    _, kind, namespace, name = object_place(document)
     return f"{kind} {namespace}/{name}"
 
 
-def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
+def object_facts(document: Mapping[str, Any]) -> dict[str, Any]:
     """The names and numbers by which an object is told from others, and from what it was."""
     metadata = document.get("metadata") or {}
     facts = {name: metadata[name] for name in ("uid", "generation", "resourceVersion") if name in metadata}
-    return {"object": label_of(document), **facts}
+    return {"object": object_label(document), **facts}
 
 
 def _event(item: Mapping[str, Any]) -> dict[str, Any]:

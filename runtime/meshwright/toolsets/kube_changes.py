@@ -23,10 +23,10 @@ from meshwright.toolsets.kube import (
     Manifest,
     Name,
     Namespace,
-    facts_of,
-    label_of,
+    object_facts,
+    object_label,
 )
-from meshwright.toolsets.kubectl import ResourceKind, hidden_difference, items_of, list_of
+from meshwright.toolsets.kubectl import ResourceKind, hidden_difference, list_items, object_list
 from meshwright.toolsets.rest import settled
 
 _Uid = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
@@ -61,17 +61,17 @@ class KubeTools(KubeReadTools):
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
-        objects = await self.objects_of(cluster, manifest)
+        objects = await self.manifest_objects(cluster, manifest)
         answer = await self.applied(cluster, objects, take_over=take_over)
-        return [facts_of(item) for item in items_of(answer)]
+        return [object_facts(item) for item in list_items(answer)]
 
     async def _preview_apply(
         self, manifest: str, take_over: bool = False, cluster: str = ""
     ) -> dict[str, Any] | Unchanged:
         cluster = self.kubectl.cluster(cluster)
-        objects = await self.objects_of(cluster, manifest)
+        objects = await self.manifest_objects(cluster, manifest)
         cluster_facts = {"cluster": cluster, "cluster_id": await self.kubectl.identity(cluster)}
-        effect = {**cluster_facts, **await self.effect_of(cluster, objects, take_over=take_over)}
+        effect = {**cluster_facts, **await self.apply_effect(cluster, objects, take_over=take_over)}
         return Unchanged(effect) if effect["diff"] == NO_CHANGE and "takes_over" not in effect else effect
 
     @tool(
@@ -122,7 +122,7 @@ class KubeTools(KubeReadTools):
         metadata = {
             key: document["metadata"].get(key) for key in ("labels", "creationTimestamp", "ownerReferences")
         }
-        return {"cluster": cluster, "deletes": label_of(document), "uid": uid, **metadata}
+        return {"cluster": cluster, "deletes": object_label(document), "uid": uid, **metadata}
 
     @tool(
         idempotent=True, effect="change", needs_approval=True, preview="_preview_scale", check="_was_scaled"
@@ -149,7 +149,7 @@ class KubeTools(KubeReadTools):
         cluster, resource, namespace = await self._target(kind, namespace, cluster, _SCALED)
         document = await self.one(cluster, resource, name, namespace)
         if _checked_replicas(document, replicas, was) == replicas:
-            return facts_of(document)
+            return object_facts(document)
         operations = [_test("/spec/replicas", was), _replace("/spec/replicas", replicas)]
         return await self._patch(cluster, resource, document, operations)
 
@@ -163,7 +163,7 @@ class KubeTools(KubeReadTools):
             return Unchanged()
         return {
             "cluster": cluster,
-            "scales": label_of(document),
+            "scales": object_label(document),
             "from": now,
             "to": replicas,
             "uid": _uid(document),
@@ -192,7 +192,7 @@ class KubeTools(KubeReadTools):
         document = await self.one(cluster, resource, name, namespace)
         marks = _annotations(document["spec"]["template"])
         if marks.get(_RESTARTED) == str(was):
-            return facts_of(document)
+            return object_facts(document)
         _check_generation(document, was)
         marked = {**marks, _RESTARTED: str(was)}
         metadata = {**(document["spec"]["template"].get("metadata") or {}), "annotations": marked}
@@ -208,7 +208,12 @@ class KubeTools(KubeReadTools):
             return Unchanged()
         _check_generation(document, was)
         replicas = document["spec"].get("replicas")
-        return {"cluster": cluster, "restarts": label_of(document), "pods": replicas, "uid": _uid(document)}
+        return {
+            "cluster": cluster,
+            "restarts": object_label(document),
+            "pods": replicas,
+            "uid": _uid(document),
+        }
 
     @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_undo", check="_was_undone")
     async def kube_undo(
@@ -234,7 +239,7 @@ class KubeTools(KubeReadTools):
         document = await self.one(cluster, resource, name, namespace)
         marks, mark = _annotations(document), _undone(was, to_revision)
         if marks.get(_UNDONE) == mark:
-            return facts_of(document)
+            return object_facts(document)
         _check_generation(document, was)
         template = await self._template(cluster, resource, document, to_revision)
         operations = [
@@ -252,17 +257,17 @@ class KubeTools(KubeReadTools):
             return Unchanged()
         _check_generation(document, was)
         template = await self._template(cluster, resource, document, to_revision)
-        diff = hidden_difference(label_of(document), document["spec"]["template"], template)
+        diff = hidden_difference(object_label(document), document["spec"]["template"], template)
         return {"cluster": cluster, "diff": diff or "no change", "uid": _uid(document)}
 
     async def _was_applied(self, manifest: str, take_over: bool = False, cluster: str = "") -> CheckResult:
         cluster = self.kubectl.cluster(cluster)
-        objects = await self.objects_of(cluster, manifest)
-        effect = await self.effect_of(cluster, objects, take_over=take_over)
+        objects = await self.manifest_objects(cluster, manifest)
+        effect = await self.apply_effect(cluster, objects, take_over=take_over)
         if effect["diff"] != NO_CHANGE or "takes_over" in effect:
             return CheckResult.unknown(f"Applying it would change the cluster now:\n{effect['diff']}")
-        live = await self.kubectl.with_file(cluster, list_of(objects), "get", JSON, FILE)
-        facts = [facts_of(item) for item in items_of(live)]
+        live = await self.kubectl.with_file(cluster, object_list(objects), "get", JSON, FILE)
+        facts = [object_facts(item) for item in list_items(live)]
         return CheckResult.happened(facts, "The cluster has all of the manifest.")
 
     async def _was_deleted(
@@ -286,7 +291,9 @@ class KubeTools(KubeReadTools):
         cluster, resource, namespace = await self._target(kind, namespace, cluster, _SCALED)
         document = await self.one(cluster, resource, name, namespace)
         now = document["spec"].get("replicas", 1)
-        return settled(now == replicas, facts_of(document), f"{label_of(document)} has {now} replicas.")
+        return settled(
+            now == replicas, object_facts(document), f"{object_label(document)} has {now} replicas."
+        )
 
     async def _was_restarted(
         self, kind: str, name: str, was: int, namespace: str = "", cluster: str = ""
@@ -294,7 +301,7 @@ class KubeTools(KubeReadTools):
         cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
         document = await self.one(cluster, resource, name, namespace)
         is_so = _annotations(document["spec"]["template"]).get(_RESTARTED) == str(was)
-        return settled(is_so, facts_of(document), _mark_words(document, is_so))
+        return settled(is_so, object_facts(document), _mark_words(document, is_so))
 
     async def _was_undone(
         self, kind: str, name: str, to_revision: int, was: int, namespace: str = "", cluster: str = ""
@@ -302,7 +309,7 @@ class KubeTools(KubeReadTools):
         cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
         document = await self.one(cluster, resource, name, namespace)
         is_so = _annotations(document).get(_UNDONE) == _undone(was, to_revision)
-        return settled(is_so, facts_of(document), _mark_words(document, is_so))
+        return settled(is_so, object_facts(document), _mark_words(document, is_so))
 
     async def _target(
         self, kind: str, namespace: str, cluster: str, kinds: tuple[str, ...] = ()
@@ -324,7 +331,7 @@ class KubeTools(KubeReadTools):
         namespace = f"--namespace={document['metadata']['namespace']}"
         owned = [
             item
-            for item in items_of(await self.kubectl.data(cluster, "get", source, namespace, JSON))
+            for item in list_items(await self.kubectl.data(cluster, "get", source, namespace, JSON))
             if any(it.get("uid") == _uid(document) for it in item["metadata"].get("ownerReferences", ()))
         ]
         for item in owned:
@@ -336,7 +343,7 @@ class KubeTools(KubeReadTools):
                 template.get("metadata", {}).get("labels", {}).pop("pod-template-hash", None)
                 return template
         raise ToolFailed(
-            f"{label_of(document)} has no revision {revision}", remedy="kube_rollout_status lists them"
+            f"{object_label(document)} has no revision {revision}", remedy="kube_rollout_status lists them"
         )
 
     async def _patch(
@@ -355,11 +362,11 @@ class KubeTools(KubeReadTools):
         target = (kind.argument, metadata["name"], f"--namespace={metadata['namespace']}")
         flags = ("--type=json", "--field-manager=meshwright", JSON, "--patch-file=")
         patch = [*tests, *operations]
-        return facts_of(await self.kubectl.with_file(cluster, patch, "patch", *target, *flags))
+        return object_facts(await self.kubectl.with_file(cluster, patch, "patch", *target, *flags))
 
 
 def _mark_words(document: dict[str, Any], is_so: bool) -> str:
-    return f"{label_of(document)} {'has the mark' if is_so else 'does not have the mark'} of this call."
+    return f"{object_label(document)} {'has the mark' if is_so else 'does not have the mark'} of this call."
 
 
 def _undone(was: int, revision: int) -> str:
@@ -403,6 +410,6 @@ def _check_generation(document: dict[str, Any], was: int) -> None:
 def _other(document: dict[str, Any], field: str, was: Any, now: Any = None) -> ToolFailed:
     has = "" if now is None else f", it is {now!r}"
     return ToolFailed(
-        f"{label_of(document)} does not have the {field} {was!r}{has}",
+        f"{object_label(document)} does not have the {field} {was!r}{has}",
         remedy="Look again: it has changed meanwhile",
     )

@@ -231,7 +231,7 @@ class Kubectl:
         return finished.output, finished.is_cut
 
 
-async def all_of(*calls: Awaitable[_ResultT]) -> list[_ResultT]:
+async def gather_all(*calls: Awaitable[_ResultT]) -> list[_ResultT]:
     """The results of calls side by side, in order. All have ended when it raises the first error."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
@@ -308,11 +308,11 @@ def hidden_difference(name: str, before: Mapping[str, Any] | None, after: Mappin
     """The difference of two states without their secrets; of those in `after` it says which are new."""
     secrets: set[str] = set()
 
-    def of_before(secret: str) -> str:
+    def hide_secret(secret: str) -> str:
         secrets.add(secret)
         return HIDDEN
 
-    shown_before = with_secrets(before, of_before)
+    shown_before = with_secrets(before, hide_secret)
     return difference(name, shown_before, with_secrets(after, lambda it: HIDDEN if it in secrets else _NEW))
 
 
@@ -352,12 +352,12 @@ def digest(state: Mapping[str, Any] | None) -> str:
     return hashlib.sha256(text).hexdigest()[:16] if state else "none"
 
 
-def list_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def object_list(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Objects as one, as kubectl reads them from a file."""
     return {"apiVersion": "v1", "kind": "List", "items": objects}
 
 
-def items_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_items(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objects of an answer: those of a list, or the one that it is."""
     if not answer:
         return []
@@ -365,7 +365,7 @@ def items_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(items) if isinstance(items, list) else [dict(answer)]
 
 
-def place_of(document: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def object_place(document: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """The group, kind, namespace and name of an object, which tell it from every other."""
     metadata = _metadata(document)
     group = str(document.get("apiVersion", "")).rpartition("/")[0]
@@ -374,7 +374,7 @@ def place_of(document: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 def by_place(documents: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
     """Objects by what tells them apart."""
-    return {place_of(item): item for item in documents}
+    return {object_place(item): item for item in documents}
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class SuiteCommand(NamedTuple):
     render: Callable[[str], str] = str
 
 
-def command_of(
+def suite_command(
     names: Sequence[str], read_file: Callable[[str], str], command: Sequence[str], path: str
 ) -> SuiteCommand | None:
     """The command for a project with files of these names at its root; None where it cannot be told.
@@ -59,7 +59,7 @@ def command_of(
     if command:
         return _as_configured(tuple(command), only)
     if "go.mod" in names:
-        packages = _of_go(path) if path else "./..."
+        packages = _go_folder(path) if path else "./..."
         return SuiteCommand(("go", "test", "-json", packages), _read_go, _shown_of_go)
     if "package.json" in names:
         script = _script(read_file("package.json"))
@@ -70,7 +70,7 @@ def command_of(
     if "Cargo.toml" in names:
         return SuiteCommand(("cargo", "test", "--offline", *only), _read_text)
     if any(name.endswith((".py", ".toml", ".cfg")) or name in ("tests", "test") for name in names):
-        return _of_python(only)
+        return _python_command(only)
     return None
 
 
@@ -81,7 +81,7 @@ def _as_configured(words: tuple[str, ...], only: Sequence[str]) -> SuiteCommand:
     return SuiteCommand((*words, *only), _read_text)
 
 
-def _of_python(only: Sequence[str]) -> SuiteCommand:
+def _python_command(only: Sequence[str]) -> SuiteCommand:
     pytest = f'python3 -B -m pytest -q -p no:cacheprovider --junitxml={REPORT} "$@"'
     plain = 'python3 -B -m unittest -v "$@"'
     script = f"if python3 -c 'import pytest' 2>/dev/null; then {pytest}; else {plain}; fi"
@@ -95,12 +95,12 @@ def _script(text: str) -> str:
         return ""
 
 
-def _of_go(path: str) -> str:
+def _go_folder(path: str) -> str:
     folder = PurePath(path).parent if path.endswith(".go") else PurePath(path)
     return f"./{folder.as_posix()}"
 
 
-def result_of(command: SuiteCommand, status: int | None, output: str, report: str) -> dict[str, Any]:
+def suite_result(command: SuiteCommand, status: int | None, output: str, report: str) -> dict[str, Any]:
     """The result of a run: whether the tests passed, those that failed, and the end of the output.
 
     Tests that end well, where a report was to be written and is not there, have not passed, nor has a run of
@@ -146,7 +146,7 @@ def _read_text(output: str, report: str) -> list[Failure] | None:
 def _read_go(output: str, report: str) -> list[Failure] | None:
     texts: dict[str, list[str]] = {}
     failed: list[str] = []
-    for event in (line for line in _lines_of(output) if isinstance(line, dict)):
+    for event in (line for line in _output_lines(output) if isinstance(line, dict)):
         name = ".".join(str(event[key]) for key in ("Package", "Test") if key in event)
         if event.get("Action") == "output":
             texts.setdefault(name, []).append(str(event.get("Output", "")))
@@ -157,11 +157,11 @@ def _read_go(output: str, report: str) -> list[Failure] | None:
 
 
 def _shown_of_go(output: str) -> str:
-    lines = (event.get("Output", "") if isinstance(event, dict) else event for event in _lines_of(output))
+    lines = (event.get("Output", "") if isinstance(event, dict) else event for event in _output_lines(output))
     return "".join(map(str, lines))
 
 
-def _lines_of(output: str) -> Iterator[dict[str, Any] | str]:
+def _output_lines(output: str) -> Iterator[dict[str, Any] | str]:
     """The lines of an output: events as data, others as they are."""
     for line in output.splitlines(keepends=True):
         event: Any = None

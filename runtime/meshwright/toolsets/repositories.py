@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 _CONFIG = ("core.hooksPath=/dev/null", "http.followRedirects=false", "credential.helper=", "gc.auto=0")
 
 
-async def overview_of(url: str) -> dict[str, Any]:
+async def repository_overview(url: str) -> dict[str, Any]:
     """Languages by their number of files, tests, activity, latest commits and the readme of a repository.
 
     Its last 100 commits are fetched into a folder that is removed again, and of its files the readme alone

@@ -20,7 +20,7 @@ from meshwright.agents.tools.web import WebTools
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.money import ZERO, Dollars
 from meshwright.core.settings.forms import Secret, Table, http_url
-from meshwright.toolsets.repositories import overview_of
+from meshwright.toolsets.repositories import repository_overview
 from meshwright.toolsets.rest import RestClient, RestService
 
 _BEARER = ("Authorization", "Bearer ")
@@ -152,7 +152,7 @@ class Package(NamedTuple):
     text: str
 
 
-async def of_pypi(server: RestClient, name: str) -> Package:
+async def pypi_package(server: RestClient, name: str) -> Package:
     """A package of PyPI, by its JSON API."""
     info = _fields(_fields(await server.get("pypi", name, "json")).get("info"))
     links = {
@@ -164,7 +164,7 @@ async def of_pypi(server: RestClient, name: str) -> Package:
     )
 
 
-async def of_npm(server: RestClient, name: str) -> Package:
+async def npm_package(server: RestClient, name: str) -> Package:
     """A package of npm, by the document of its registry."""
     package = _fields(await server.get(name))
     links = {"registry": f"https://www.npmjs.com/package/{quote(name, safe='@/')}"}
@@ -177,7 +177,7 @@ async def of_npm(server: RestClient, name: str) -> Package:
     )
 
 
-async def of_go(server: RestClient, name: str) -> Package:
+async def go_package(server: RestClient, name: str) -> Package:
     """A Go module, by the module proxy, which knows its version and where it comes from, and no readme."""
     escaped = re.sub("[A-Z]", lambda letter: f"!{letter[0].lower()}", name)
     package = _fields(await server.get(*escaped.split("/"), "@latest"))
@@ -188,9 +188,9 @@ async def of_go(server: RestClient, name: str) -> Package:
 
 
 REGISTRIES: Mapping[str, Callable[[RestClient, str], Awaitable[Package]]] = {
-    "pypi": of_pypi,
-    "npm": of_npm,
-    "go": of_go,
+    "pypi": pypi_package,
+    "npm": npm_package,
+    "go": go_package,
 }
 
 
@@ -348,7 +348,7 @@ class ResearchTools(WebTools):
         if not url.startswith(self.config.repositories) or ".." in url:
             remedy = f"Allowed are {', '.join(self.config.repositories) or 'none'}"
             raise InvalidInput("Repositories of that address are not read", remedy=remedy, field="url")
-        return await overview_of(url)
+        return await repository_overview(url)
 
     @tool(idempotent=True, effect="read")
     def compare(

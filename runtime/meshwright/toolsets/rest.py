@@ -30,7 +30,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_core import from_json, to_json
 from typing_extensions import TypeVar
 
-from meshwright.agents.tools.functions import tools_of
+from meshwright.agents.tools.functions import collect_tools
 from meshwright.agents.tools.tool import Tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.checks import CheckResult
@@ -328,7 +328,7 @@ class RestTools(Toolset):
 
     async def tools(self) -> Sequence[Tool]:
         """The tools of the services that have settings."""
-        return tools_of(self, *self._made.values(), threads=self.threads)
+        return collect_tools(self, *self._made.values(), threads=self.threads)
 
     @property
     def lack(self) -> str:
@@ -398,11 +398,11 @@ def _words(text: str) -> str:
         value = from_json(text)
     errors = value.get("errors") if isinstance(value, dict) else None
     if isinstance(errors, list):
-        value = "; ".join(_words_of(error) for error in errors) or value
-    return " ".join(_words_of(value).split())[:_MAX_WORDS]
+        value = "; ".join(_error_text(error) for error in errors) or value
+    return " ".join(_error_text(value).split())[:_MAX_WORDS]
 
 
-def _words_of(value: Any) -> str:
+def _error_text(value: Any) -> str:
     if isinstance(value, dict):
         texts = (value.get(name) for name in ("error", "message", "detail"))
         value = next((words for words in texts if isinstance(words, str) and words), value)

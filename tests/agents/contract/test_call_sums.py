@@ -15,7 +15,7 @@ from meshwright.engine.events.filter import TaskFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED
 from meshwright.models.port import Call
-from meshwright.money.costs import CostQuery, Costs, costs_of
+from meshwright.money.costs import CostQuery, Costs, sum_costs
 from meshwright.parts.figures.sums import CallSums, DaySum
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Location
@@ -59,7 +59,7 @@ async def costs(log: EventLog) -> list[Costs]:
         CostQuery("default", "agent", of=TaskFilter(agent_id="agent-1", model="big")),
         CostQuery("default", "agent", of=TaskFilter(prompt="writer")),
     ]
-    return [await costs_of(log, query) for query in queries]
+    return [await sum_costs(log, query) for query in queries]
 
 
 async def tables(store: LogOnFile) -> list[list[tuple[Any, ...]]]:
@@ -74,10 +74,10 @@ async def test_costs_stay_as_calls_become_sums(store: LogOnFile) -> None:
     assert await costs(store.log) == before
     rows, sums = await tables(store)
     assert len(rows) == 29 and 0 < len(sums) <= 30
-    by_task = await costs_of(store.log, CostQuery("default", "task"))
+    by_task = await sum_costs(store.log, CostQuery("default", "task"))
     assert {item.key for item in by_task.items} == {"t0", "t4", "t5", None}
     of_thread = CostQuery("default", of=TaskFilter(thread_id="talk"))
-    assert (await costs_of(store.log, of_thread)).total.calls == 0
+    assert (await sum_costs(store.log, of_thread)).total.calls == 0
     await store.write([gone("t0", "t4", "t5")])
     assert await costs(store.log) == before
     assert (await tables(store))[0] == []
@@ -101,7 +101,7 @@ async def test_sums_of_hours_and_the_calls_beside_them_are_those_of_all_calls(st
     bounds += [(since, until) for since in times[:20] for until in times[20:] if since < until]
     for tenant_id in ("default", None):
         for since, until in bounds:
-            found = (await costs_of(store.log, CostQuery(tenant_id, "agent", since, until))).total
+            found = (await sum_costs(store.log, CostQuery(tenant_id, "agent", since, until))).total
             assert (found.calls, found.cost_usd or 0) == brute_force(calls, since, until), (since, until)
 
 
@@ -110,15 +110,15 @@ async def test_a_tenant_sums_its_own_calls_alone(store: LogOnFile) -> None:
     await store.write([gone("t").model_copy(update={"tenant_id": "other"})])
     rows, sums = await tables(store)
     assert len(rows) == len(sums) == 1
-    assert (await costs_of(store.log, CostQuery("other"))).total.cost_usd == Decimal("0.002")
+    assert (await sum_costs(store.log, CostQuery("other"))).total.cost_usd == Decimal("0.002")
 
 
 async def test_a_cost_that_is_unknown_stays_unknown(store: LogOnFile) -> None:
     await store.write([call(5, "t"), call(5, "u", call_id="d")])
     await store.write([gone("t")])
-    assert (await costs_of(store.log, CostQuery("default"))).total.cost_usd is None
+    assert (await sum_costs(store.log, CostQuery("default"))).total.cost_usd is None
     await store.write([gone("u"), call(5, "v", call_id="e", cost_usd=Decimal(1)), gone("v")])
-    total = (await costs_of(store.log, CostQuery("default"))).total
+    total = (await sum_costs(store.log, CostQuery("default"))).total
     assert (total.cost_usd, total.unpriced, total.calls) == (Decimal(1), 2, 3)
 
 

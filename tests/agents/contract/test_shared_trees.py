@@ -8,7 +8,7 @@ from meshwright.agents.trees.shared import MAX_BUNDLE_BYTES, SHARED_TREE, Shared
 from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import RuntimeHarness
 
-KIND = ActorKind.of(SharedTree, type=SHARED_TREE)
+KIND = ActorKind.from_class(SharedTree, type=SHARED_TREE)
 
 
 def state(version: int, worker: str = "one", **fields: Any) -> SharedState:

@@ -22,7 +22,7 @@ from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcom
 
 
 def a_thread(*tasks: str) -> Driven:
-    thread = Driven(ActorKind.of(AgentThread, type="helper"), "default:thread")
+    thread = Driven(ActorKind.from_class(AgentThread, type="helper"), "default:thread")
     for task_id in tasks:
         thread.take("enqueue", dispatch_of(task_id))
     return thread

@@ -51,7 +51,7 @@ DEPLOY, LOOK = LimitedTool(FunctionTool(deploy), 60), LimitedTool(FunctionTool(l
 
 
 def asked(rules: list[ApprovalRule], wanted: Tool, text: str, **whose: str) -> str | None:
-    call = ApprovalCall.of(wanted, text, "t1")
+    call = ApprovalCall.parse(wanted, text, "t1")
     settings = ApprovalsSettings(rules=tuple(rules))
     rule = rule_for(settings, call, **{"agent_id": "releaser", "tenant_id": "default", **whose})
     return None if rule is None else rule.ask
@@ -96,14 +96,14 @@ def test_a_rule_that_cannot_be_meant_is_refused() -> None:
 
 
 def binds(wanted: Tool, text: str) -> str:
-    return ApprovalCall.of(wanted, text, "t1").binds
+    return ApprovalCall.parse(wanted, text, "t1").binds
 
 
 def test_a_hash_is_of_the_validated_arguments_with_their_defaults() -> None:
     assert binds(DEPLOY, '{"environment": "prod", "version": "1.4"}') == binds(DEPLOY, PROD)
     assert binds(DEPLOY, f"```json\n{PROD}\n```") == binds(DEPLOY, PROD)
     assert binds(DEPLOY, TEST) != binds(DEPLOY, PROD)
-    assert ApprovalCall.of(DEPLOY, TEST, "t1").arguments == {
+    assert ApprovalCall.parse(DEPLOY, TEST, "t1").arguments == {
         "version": "1.4",
         "environment": "test",
         "percent": 100,
@@ -120,9 +120,9 @@ def test_a_changed_default_is_another_call() -> None:
 
 
 def test_a_tool_described_by_a_schema_is_checked_by_it() -> None:
-    assert ApprovalCall.of(Foreign(), '{"to": "ann"}', "t1").arguments == {"to": "ann", "dollars": 1}
+    assert ApprovalCall.parse(Foreign(), '{"to": "ann"}', "t1").arguments == {"to": "ann", "dollars": 1}
     with pytest.raises(InvalidInput, match=r"dollars: must be a number"):
-        ApprovalCall.of(Foreign(), '{"to": "ann", "dollars": "all"}', "t1")
+        ApprovalCall.parse(Foreign(), '{"to": "ann", "dollars": "all"}', "t1")
 
 
 class Place(BaseModel):
@@ -138,7 +138,7 @@ def test_an_answer_may_have_the_arguments_that_the_tool_takes() -> None:
         """Move there."""
         return to.name
 
-    schema = ApprovalCall.of(FunctionTool(move), '{"to": {"name": "a"}}', "t1").answer_schema
+    schema = ApprovalCall.parse(FunctionTool(move), '{"to": {"name": "a"}}', "t1").answer_schema
     assert takes_approval(schema)
     for arguments, field in (
         ({"to": {"name": "a", "within": [{"name": "b"}]}}, None),
@@ -162,7 +162,7 @@ def test_an_answer_may_have_any_object_where_a_schema_does_not_fit(properties: d
     class Other(Foreign):
         parameters: ClassVar[dict[str, Any]] = {"type": "object", "properties": properties}
 
-    schema = ApprovalCall.of(Other(), '{"to": "ann"}', "t1").answer_schema
+    schema = ApprovalCall.parse(Other(), '{"to": "ann"}', "t1").answer_schema
     assert not faults(schema, {"approve": True, "arguments": {"to": 1, "other": 2}})
     [fault] = faults(schema, {"approve": True, "arguments": "ann"})
     assert fault.path == "arguments"
@@ -178,7 +178,9 @@ def test_secrets_are_hidden_from_the_question_but_not_from_the_hash() -> None:
         f'{{"user": "ann", "password": "{word}", "note": "x"}}' for word in ("hunter22", "hunter33")
     )
     assert binds(FunctionTool(login), one) != binds(FunctionTool(login), other)
-    call = ApprovalCall.of(FunctionTool(login), one.replace('"x"', '"sk-abcdefgh1234567890abcdefgh"'), "t1")
+    call = ApprovalCall.parse(
+        FunctionTool(login), one.replace('"x"', '"sk-abcdefgh1234567890abcdefgh"'), "t1"
+    )
     subject, whole = marked(call.subject("a", ApprovalRule()), MARKED)
     shown = f"{subject} {call.question('a', 'use password=hunter22hunter')}"
     assert whole["arguments"]["note"] == "sk-abcdefgh1234567890abcdefgh"
@@ -186,12 +188,12 @@ def test_secrets_are_hidden_from_the_question_but_not_from_the_hash() -> None:
 
 
 def test_the_question_says_who_what_and_why() -> None:
-    question = ApprovalCall.of(DEPLOY, PROD, "t1").question("releaser", "Ship 1.4\nplease")
+    question = ApprovalCall.parse(DEPLOY, PROD, "t1").question("releaser", "Ship 1.4\nplease")
     assert question == (
         'releaser wants to run deploy(version="1.4", environment="prod", percent=100), '
         'to do this task: "Ship 1.4 please". May it?'
     )
-    long = ApprovalCall.of(LOOK, f'{{"path": "{"a/" * 5000}"}}', "t1")
+    long = ApprovalCall.parse(LOOK, f'{{"path": "{"a/" * 5000}"}}', "t1")
     assert "10,007 characters of path: the inbox" in (asked := long.question("releaser", "b" * 5000))
     assert len(asked) < 1000 and long.subject("releaser", ApprovalRule())["arguments"] == {
         "path": "a/" * 5000
@@ -211,7 +213,7 @@ def test_the_question_says_who_what_and_why() -> None:
 def test_a_decision_holds_for_one_call_for_some_time(
     changes: dict[str, Any], later: int, told: str | None
 ) -> None:
-    call = ApprovalCall.of(DEPLOY, PROD, "t1")
+    call = ApprovalCall.parse(DEPLOY, PROD, "t1")
     known = {"approve": True, "decided_by": "ann", "binds": call.binds, "expires_at": NOW + timedelta(days=7)}
     decision = Decision(**{**known, **changes})
     check: Callable[[], None] = lambda: decision.check("deploy", call.binds, NOW + timedelta(days=later))  # noqa: E731

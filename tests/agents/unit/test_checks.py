@@ -13,7 +13,7 @@ from meshwright import Agent, Capability, CheckResult, Run, TaskRequest, tool
 from meshwright.core.errors import ConfigError, ToolFailed
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
-from meshwright.tools import ToolContext, tools_of
+from meshwright.tools import ToolContext, collect_tools
 from tests.agents.unit.test_agent_mistakes import agent_with, failed
 from tests.support.interrupted_mesh import kept, told_of
 
@@ -334,7 +334,7 @@ def test_a_tool_refuses_what_cannot_be_its_check(check: Any, problem: str) -> No
             return to
 
     with pytest.raises(ConfigError, match=r"test_checks\.py:\d+: tool 'pay' ") as caught:
-        tools_of(Payer())
+        collect_tools(Payer())
     assert problem in str(caught.value)
 
 
@@ -351,7 +351,7 @@ async def test_a_check_may_be_a_function_of_the_class(tmp_path: Path) -> None:
     class Context:
         step_id = "s1"
 
-    [pay] = tools_of(Payer())
+    [pay] = collect_tools(Payer())
     context: Any = Context()
     assert pay.has_check
     assert await pay.check('{"to": "eve"}', context) == CheckResult.happened("eve s1")

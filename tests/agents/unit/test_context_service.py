@@ -73,7 +73,9 @@ def failing(error: Exception) -> Scripted:
 async def runtime() -> AsyncIterator[Runtime]:
     runtime = memory_runtime()
     runtime.register(
-        ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([ContextRule(token_ceiling=100)]))
+        ActorKind.from_class(
+            ContextService, type=CONTEXT_SERVICE, rules=Rules([ContextRule(token_ceiling=100)])
+        )
     )
     await runtime.start()
     yield runtime

@@ -9,7 +9,7 @@ import pytest
 from meshwright.agents.tools import toolset as workspace_module
 from meshwright.agents.tools.workspace import path_matches
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, TooLarge
-from meshwright.tools import FileTools, ToolSettings, tools_of
+from meshwright.tools import FileTools, ToolSettings, collect_tools
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def found(result: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def test_the_three_tools_may_be_repeated(files: FileTools) -> None:
-    assert {each.name: each.idempotent for each in tools_of(files)} == {
+    assert {each.name: each.idempotent for each in collect_tools(files)} == {
         "list_files": True,
         "read_file": True,
         "search_files": True,
@@ -278,7 +278,7 @@ def test_a_file_that_vanishes_during_a_search_is_passed_by(files: FileTools, wor
 
 
 async def test_a_model_calls_them_through_their_tools(files: FileTools) -> None:
-    listing, reading, searching = tools_of(files)
+    listing, reading, searching = collect_tools(files)
     context: Any = None
     assert "README.md" in (await listing.call("{}", context))["files"]
     assert (await reading.call('{"path": "README.md"}', context))["total_lines"] == 1

@@ -15,7 +15,7 @@ from meshwright.engine.events.inbox import Question
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
-from meshwright.tools import tools_of
+from meshwright.tools import collect_tools
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers
 
@@ -233,4 +233,4 @@ def test_a_preview_that_cannot_be_one_is_refused_with_its_line() -> None:
 
     for owner, problem in ((Missing(), "is no async method"), (Other(), "takes other parameters")):
         with pytest.raises(ConfigError, match=rf"test_previews\.py:\d+: tool 'scale' names .*{problem}"):
-            tools_of(owner)
+            collect_tools(owner)

@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, Client
 from meshwright.agents.prompts import CodePrompt, Prompts
-from meshwright.agents.prompts.history import checkout_of
+from meshwright.agents.prompts.history import find_checkout
 from meshwright.agents.run.run import Run
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Outcome
@@ -140,9 +140,9 @@ def test_revision_is_found_packed_detached_and_in_linked_work_trees(project: Pat
     revision = committed(project)
     git(project, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "side")
     git(project, "pack-refs", "--all")
-    linked = checkout_of(tmp_path / "linked/app/prompts")
+    linked = find_checkout(tmp_path / "linked/app/prompts")
     git(project, "checkout", "-q", "--detach")
-    detached = checkout_of(project)
+    detached = find_checkout(project)
     assert linked is not None
     assert detached is not None
     assert (linked.root, linked.revision) == (tmp_path / "linked", revision)
@@ -154,6 +154,6 @@ def test_odd_repositories_have_no_revision(tmp_path: Path, head: str) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / "secret").write_text("a secret")
     (tmp_path / ".git/HEAD").write_text(head)
-    found = checkout_of(tmp_path)
+    found = find_checkout(tmp_path)
     assert found is not None
     assert found.revision is None

@@ -88,7 +88,7 @@ async def test_a_resumed_run_hears_the_same_failure_and_asks_nobody_again(tmp_pa
 )
 def test_a_failure_is_kept_with_its_class_and_all_that_it_says(error: ModelError) -> None:
     error.attempts = 3
-    kept = RecordedError.model_validate_json(RecordedError.of(error).model_dump_json())
+    kept = RecordedError.model_validate_json(RecordedError.from_error(error).model_dump_json())
     again = kept.error
     assert type(again) is type(error)
     assert (str(again), vars(again)) == (str(error), vars(error))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from meshwright import Agent, Capability, CheckResult, Client, tool
-from meshwright.agents.run.functions import function_of
+from meshwright.agents.run.functions import tool_function
 from meshwright.agents.run.run import Run
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError
@@ -163,7 +163,7 @@ async def test_a_tool_with_a_schema_alone_gets_its_signature_from_that() -> None
         calls.append(arguments)
         return "found"
 
-    function = function_of(SchemaTool(), call)
+    function = tool_function(SchemaTool(), call)
     parameters = inspect.signature(function).parameters
     assert list(parameters) == ["query", "limit", "kind", "tags"]
     assert (parameters["query"].annotation, parameters["limit"].default) == (str, 5)
@@ -176,7 +176,7 @@ async def test_a_tool_with_a_schema_alone_gets_its_signature_from_that() -> None
     odd = SchemaTool()
     odd.parameters = {"type": "object", "properties": {"file-path": {"type": "string"}}}
     with pytest.raises(AgentError, match=r"the parameter 'file-path', which Python cannot name"):
-        function_of(odd, call)
+        tool_function(odd, call)
 
 
 async def test_functions_of_another_run_or_after_the_end_are_not_called() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.engine.work.journal import hash_of
+from meshwright.engine.work.journal import hash_request
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.testing import ScriptedModel, mesh_for
 
@@ -153,5 +153,5 @@ def test_what_is_not_said_leaves_the_hash_of_a_request_as_it_was() -> None:
         "timeout_seconds": 120.0,
         "cache": True,
     }
-    assert hash_of(request.asked()) == hash_of(before)
-    assert hash_of(request.model_copy(update={"params": {"seed": 7}}).asked()) != hash_of(before)
+    assert hash_request(request.asked()) == hash_request(before)
+    assert hash_request(request.model_copy(update={"params": {"seed": 7}}).asked()) != hash_request(before)

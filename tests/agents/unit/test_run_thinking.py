@@ -8,7 +8,7 @@ from typing import Any
 from meshwright import Agent
 from meshwright.agents.run.run import Run
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.models.thinking import Thinking, thinking_of
+from meshwright.models.thinking import Thinking, thinking_callback
 from meshwright.testing import mesh_for
 from tests.support.run_clients import EchoingModel, ask, author, resumed_text
 
@@ -28,7 +28,7 @@ class ThinkingModel(EchoingModel):
         if request.messages[-1].content != "think":
             return reply
         if on_delta is not None:
-            if (take_thinking := thinking_of(on_delta)) is not None:
+            if (take_thinking := thinking_callback(on_delta)) is not None:
                 for piece in ("I must ", "look."):
                     take_thinking(Thinking(piece))
                 for block in BLOCKS:

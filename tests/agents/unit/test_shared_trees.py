@@ -34,7 +34,7 @@ async def workers(source: Path, tmp_path: Path) -> AsyncIterator[list[Trees]]:
     async with AsyncExitStack() as stack:
         for name in ("one", "two"):
             host = memory_runtime(data=data)
-            host.register(ActorKind.of(SharedTree, type=SHARED_TREE))
+            host.register(ActorKind.from_class(SharedTree, type=SHARED_TREE))
             await host.start()
             stack.push_async_callback(host.stop)
             services = TreeServices(sandbox_in(tmp_path / name), SharedTrees(host))

@@ -363,8 +363,8 @@ async def test_code_gets_the_skills_for_instructions_of_its_own(
 async def test_all_of_the_project_leaves_packages_out(package: Path, project: Path) -> None:
     async with mesh_for(AllSkills, Stamper, project=project) as mesh:
         skills = mesh.mesh.get(Skills)
-        assert [skill.title for skill in skills.of("all-skills")] == ["pdf-forms"]
-        assert [skill.title for skill in skills.of("stamper")] == ["acme:stamps"]
+        assert [skill.title for skill in skills.for_agent("all-skills")] == ["pdf-forms"]
+        assert [skill.title for skill in skills.for_agent("stamper")] == ["acme:stamps"]
 
 
 @pytest.mark.needs("git", "bwrap")

@@ -20,7 +20,7 @@ import pytest
 from meshwright import Agent, Capability, File, Run, TaskRequest, ToolContext, ToolFailed, tool
 from meshwright.core.tracing import Tracing
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.work.earlier import streams_of
+from meshwright.engine.work.earlier import step_streams
 from meshwright.engine.work.protocol import steps_stream
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
@@ -219,7 +219,7 @@ class Case:
         """Wait for the outcome, and keep what the task wrote."""
         outcome = await mesh.get(Tasks).outcome(self.task_id)
         ref = ActorRef(self.agent_id, f"default:{self.task_id}")
-        streams = dict.fromkeys(await streams_of(mesh.runtime, ref, steps_stream(self.task_id, 1, 1)))
+        streams = dict.fromkeys(await step_streams(mesh.runtime, ref, steps_stream(self.task_id, 1, 1)))
         for stream in streams:
             for record in await mesh.runtime.records(ref, stream):
                 self._add(f"record {stream.rpartition(self.task_id)[2]}", _of_record(record.value))

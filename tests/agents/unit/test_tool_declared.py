@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from meshwright.core.errors import ConfigError
-from meshwright.tools import tool, tools_of
+from meshwright.tools import collect_tools, tool
 from tests.support.sample_tools import Almanac, Place
 
 
@@ -67,7 +67,7 @@ def test_types_that_json_cannot_fill_are_refused_before_any_call() -> None:
     with pytest.raises(
         ConfigError, match=r"test_tool_declared\.py:\d+: tool 'use' has a type that cannot be read"
     ):
-        tools_of(Owner())
+        collect_tools(Owner())
 
 
 def test_a_type_imported_for_the_type_checker_alone_is_refused_with_the_remedy() -> None:
@@ -77,7 +77,7 @@ def test_a_type_imported_for_the_type_checker_alone_is_refused_with_the_remedy()
             """Use a lock."""
 
     with pytest.raises(ConfigError, match="imported for run time too"):
-        tools_of(Owner())
+        collect_tools(Owner())
 
 
 def test_tools_load_no_http_client_until_one_is_needed() -> None:
@@ -87,7 +87,7 @@ def test_tools_load_no_http_client_until_one_is_needed() -> None:
 
 def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="tool 'sunrise' has the name of another tool"):
-        tools_of(Almanac(), Almanac())
+        collect_tools(Almanac(), Almanac())
 
 
 def test_a_subclass_may_replace_a_tool_or_take_it_away() -> None:
@@ -99,6 +99,6 @@ def test_a_subclass_may_replace_a_tool_or_take_it_away() -> None:
             """Forecast nothing."""
             return "who knows"
 
-    described = {each.name: each.description for each in tools_of(Quiet())}
+    described = {each.name: each.description for each in collect_tools(Quiet())}
     assert "sunrise" not in described
     assert described["forecast"] == "Forecast nothing."

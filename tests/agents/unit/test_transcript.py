@@ -239,13 +239,13 @@ async def test_waiting_step_shows_the_question(tmp_path: Path) -> None:
 def test_large_texts_and_files_are_not_kept_whole() -> None:
     def content_of(text: str) -> str:
         request = ModelRequest(messages=(ChatMessage(role="user", content=text),), user="reader")
-        return SentMessages(max_chars=1_000).record_of(request)["messages"][0]["content"]
+        return SentMessages(max_chars=1_000).record_request(request)["messages"][0]["content"]
 
     assert content_of("word " * 400).endswith("[not kept: 1,000 more characters]")
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5_000}}
     shown = ChatMessage(role="user", content="Look.", parts=(image,))
     request = ModelRequest(messages=(shown,), user="reader")
-    [sent] = SentMessages(max_chars=1_000).record_of(request)["messages"]
+    [sent] = SentMessages(max_chars=1_000).record_request(request)["messages"]
     assert sent["content"] == "Look."
     assert sent["parts"][0]["image_url"]["url"].startswith("[data:image/png;base64, 5,022 characters, sha256")
 

@@ -15,7 +15,7 @@ from meshwright.agents.tools.web import decode, read_html
 from meshwright.core import http_calls
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import is_metadata, is_public
-from meshwright.tools import ToolSettings, WebTools, tools_of
+from meshwright.tools import ToolSettings, WebTools, collect_tools
 
 PAGE = """<!doctype html><html><head><title>Example &amp;
  Domain</title><style>p {}</style><script>let x = "<p>no</p>"</script></head>
@@ -60,7 +60,7 @@ def redirecting(location: str) -> Handler:
 
 def fetching(**settings: Any) -> Callable[[str], Awaitable[Any]]:
     """Call `fetch_page` as a model does."""
-    [fetch] = tools_of(WebTools(ToolSettings(**({"allow_private_addresses": True} | settings))))
+    [fetch] = collect_tools(WebTools(ToolSettings(**({"allow_private_addresses": True} | settings))))
     context: Any = None
     return lambda url: fetch.call(f'{{"url": "{url}"}}', context)
 

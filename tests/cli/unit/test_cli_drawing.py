@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from meshwright.console.output import Line, line_of
+from meshwright.console.output import Line, timeline_line
 from meshwright.console.timeline import Drawing, draw, drawing, print_answer, timeline
 from meshwright.core.events import Event
 from meshwright.edges.client.client import ENDINGS
@@ -143,20 +143,22 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
     ],
 )
 def test_an_event_is_one_line(given: dict[str, Any], line: Line | None) -> None:
-    assert line_of(given) == line
+    assert timeline_line(given) == line
 
 
 def test_a_wait_for_a_provider_says_why_and_when_it_is_tried_again() -> None:
     asked = "The server is overloaded"
     waits = event("task.waiting", kind="provider", asked=asked, due_at="2030-01-01T12:10:00+00:00")
-    line = line_of(waits | {"time": "2030-01-01T12:00:00Z"})
+    line = timeline_line(waits | {"time": "2030-01-01T12:00:00Z"})
     assert line == Line("waiting", "for provider, next try 10 min later  The server is overloaded")
 
 
 def test_a_line_cannot_steer_the_terminal() -> None:
-    told = line_of(event("tool.called", tool="read_file", arguments={"path": "\x1b[2J\x07evil\x9b"}, ok=True))
+    told = timeline_line(
+        event("tool.called", tool="read_file", arguments={"path": "\x1b[2J\x07evil\x9b"}, ok=True)
+    )
     assert told is not None and told.text.isprintable()
-    assert len(line_of(event("tool.called", tool="t", arguments={"q": "x" * 9000})).text) < 300  # type: ignore[union-attr]
+    assert len(timeline_line(event("tool.called", tool="t", arguments={"q": "x" * 9000})).text) < 300  # type: ignore[union-attr]
 
 
 class ScriptedMesh:
@@ -343,5 +345,5 @@ async def test_the_spinner_says_what_happens_and_for_how_long() -> None:
 
 def test_a_deployment_that_is_left_alone_for_an_hour_is_said_in_words() -> None:
     known = {"deployment": "default #cheap", "seconds": 7_200.4, "reason": "quota"}
-    line = line_of({"event_type": "deployment.cooled_down", "payload": known})
+    line = timeline_line({"event_type": "deployment.cooled_down", "payload": known})
     assert line is not None and line.text == "default #cheap is down, left alone for 2 h: quota"

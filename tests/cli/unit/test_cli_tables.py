@@ -8,7 +8,7 @@ from meshwright.agents.display import AGENTS
 from meshwright.cli.batches import LETTERS
 from meshwright.cli.status import figures_text
 from meshwright.cli.tasks import REASON, TASKS
-from meshwright.console.connect import one_of
+from meshwright.console.connect import match_id
 from meshwright.console.output import event_line, labelled, table
 from meshwright.console.questions import question_lines
 from meshwright.core.display import Column, age, local_time
@@ -240,16 +240,16 @@ KEYS = ["steps/01M7/1/1/6", "steps/01M7/1/1/7", "approval"]
 
 @pytest.mark.parametrize(("given", "found"), [("6", KEYS[0]), ("app", KEYS[2]), ("nothing", "nothing")])
 def test_an_end_or_a_beginning_names_the_only_one_that_has_it(given: str, found: str) -> None:
-    assert one_of(given, KEYS, "key") == found
+    assert match_id(given, KEYS, "key") == found
 
 
 def test_what_fits_several_is_not_guessed() -> None:
     with pytest.raises(InvalidInput, match=r"fits several ids of a key: steps/01M7/1/1/6, steps/01M7/1/1/7"):
-        one_of("steps", KEYS, "key")
+        match_id("steps", KEYS, "key")
 
 
 def test_a_whole_id_wins_over_longer_ones() -> None:
-    assert one_of("a", ["a", "ab"], "task") == "a"
+    assert match_id("a", ["a", "ab"], "task") == "a"
 
 
 DEPLOYMENT = {

@@ -16,7 +16,7 @@ from meshwright import Agent, Capability
 from meshwright.agents.run.run import Run
 from meshwright.console.process import log_commands, log_service, say
 from meshwright.core.errors import ConfigError
-from meshwright.core.logs import levels_of, log_about
+from meshwright.core.logs import log_about, parse_levels
 from meshwright.testing import mesh_for
 from tests.support.settings import load_settings
 
@@ -128,7 +128,7 @@ def test_form_is_json_where_stderr_is_no_terminal(tmp_path: Path) -> None:
     ],
 )
 def test_levels_are_of_the_mesh_or_of_named_loggers(text: str, levels: dict[str, int]) -> None:
-    assert levels_of(text) == levels
+    assert parse_levels(text) == levels
 
 
 @pytest.mark.parametrize("text", ["loud", "=info", "httpx=", "httpx=7", "info=httpx"])

@@ -11,7 +11,7 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest, tool
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.work.earlier import streams_of
+from meshwright.engine.work.earlier import step_streams
 from meshwright.engine.work.protocol import steps_stream
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
@@ -123,7 +123,7 @@ async def test_a_result_that_no_record_can_hold_is_kept_as_far_as_it_can() -> No
 
 async def records_of(mesh: Mesh, task_id: str) -> list[Any]:
     ref = ActorRef("tester", f"default:{task_id}")
-    streams = dict.fromkeys(await streams_of(mesh.runtime, ref, steps_stream(task_id, 1, 1)))
+    streams = dict.fromkeys(await step_streams(mesh.runtime, ref, steps_stream(task_id, 1, 1)))
     return [record.value for stream in streams for record in await mesh.runtime.records(ref, stream)]
 
 

@@ -14,7 +14,7 @@ from meshwright.core.events import Event
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Fault, Outcome
 from meshwright.core.parts import event_types
-from meshwright.core.payloads import Payload, facts_of, redacted
+from meshwright.core.payloads import Payload, fact_fields, redacted
 from meshwright.core.topics import MESH, MODEL_DELTA
 from meshwright.edges.mqtt.connection import BrokerConnection, Publication
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
@@ -54,7 +54,7 @@ HIDDEN: dict[type[Struct] | type[BaseModel], set[str]] = {
 
 def secret_fields(kind: type[Payload]) -> dict[str, Any]:
     """A payload with a secret in each field that a viewer may not see."""
-    hidden = {*kind.__struct_fields__} - facts_of(kind) - NAMES
+    hidden = {*kind.__struct_fields__} - fact_fields(kind) - NAMES
     return {name: {"type": "Away", "message": SECRET} if name == "error" else SECRET for name in hidden}
 
 
@@ -104,7 +104,7 @@ async def test_the_broker_gets_facts_of_every_event_beside_the_event() -> None:
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_a_new_field_of_a_view_is_hidden_until_it_is_marked(kind: type[Any]) -> None:
     fields = kind.__struct_fields__ if issubclass(kind, Struct) else kind.model_fields
-    assert {*fields} - facts_of(kind) == HIDDEN[kind]
+    assert {*fields} - fact_fields(kind) == HIDDEN[kind]
 
 
 def test_records_within_a_view_are_redacted() -> None:

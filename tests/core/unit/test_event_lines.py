@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.event_lines import text_of
+from meshwright.core.event_lines import event_text
 
 TASK = "01M8D151KM2F066H8W8N1KBPZR"
 BUDGET = {"budget": "day", "scope": "tag", "key": "night", "limit_usd": "5", "window": "day"}
@@ -46,10 +46,10 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("event_type", "payload", "line"), LINES)
 def test_a_line_says_what_happened(event_type: str, payload: dict[str, Any], line: str) -> None:
     event = {"event_type": event_type, "time": "2030-01-01T12:00:00Z", "task_id": None, "payload": payload}
-    assert text_of(event) == line
+    assert event_text(event) == line
 
 
 def test_a_line_of_an_event_without_its_fields_is_no_error() -> None:
     for event_type, _, _ in LINES:
         event = {"event_type": event_type, "time": "2030-01-01T12:00:00Z", "task_id": None, "payload": {}}
-        assert "=" not in text_of(event)
+        assert "=" not in event_text(event)

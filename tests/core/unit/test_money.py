@@ -81,7 +81,7 @@ def test_a_price_list_with_floating_point_noise_can_be_used() -> None:
     price = prices.upper_bound(ModelRequest(model="noise", messages=(), user="a"))
     assert price is not None
     assert price.input == Decimal("33.333333333334")
-    assert is_amount(price.of(10**30, 0))
+    assert is_amount(price.cost(10**30, 0))
 
 
 def test_amounts_beyond_the_bounds_are_read_from_records() -> None:

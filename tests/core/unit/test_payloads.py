@@ -7,7 +7,7 @@ import pytest
 
 from meshwright.core.events import Event
 from meshwright.core.messages import Fault
-from meshwright.core.payloads import Fact, Payload, StepPayload, by_type, declared, facts_of, payload_of
+from meshwright.core.payloads import Fact, Payload, StepPayload, by_type, declared, fact_fields, find_payload
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -74,15 +74,15 @@ def test_the_rest_of_a_payload_is_read_beside_a_wrong_field() -> None:
 
 
 def test_marked_fields_are_facts() -> None:
-    assert facts_of(PagerCalled) == {"number", "minutes"}
-    assert facts_of(PagerMissed) == frozenset()
+    assert fact_fields(PagerCalled) == {"number", "minutes"}
+    assert fact_fields(PagerMissed) == frozenset()
 
 
 def test_payloads_are_found_by_type_and_family() -> None:
     kinds = by_type(declared(__name__))
-    assert payload_of(kinds, "pager.dropped") is PagerMissed
-    assert payload_of(kinds, "pager.other") is PagerEvents
-    assert payload_of(kinds, "other.called") is None
+    assert find_payload(kinds, "pager.dropped") is PagerMissed
+    assert find_payload(kinds, "pager.other") is PagerEvents
+    assert find_payload(kinds, "other.called") is None
 
 
 def test_the_head_of_a_class_says_topic_and_words() -> None:

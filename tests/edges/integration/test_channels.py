@@ -13,7 +13,7 @@ from meshwright.agents.prompts import PromptSources
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.core.settings import load_settings
-from meshwright.edges.channels.component import channels_of
+from meshwright.edges.channels.component import active_channels
 from meshwright.edges.channels.relay import ChannelSender
 from meshwright.edges.replies.courier import Courier
 from meshwright.engine.events.filter import EventFilter
@@ -197,7 +197,7 @@ async def test_replies_share_a_connection(tmp_path: Path) -> None:
 
 async def test_process_that_takes_over_posts_no_reply_again(tmp_path: Path) -> None:
     async with FakeChats() as chats, channels(tmp_path, chat=slack_channel(chats)) as api:
-        others = channels_of(api.mesh.settings.channels)
+        others = active_channels(api.mesh.settings.channels)
         other = ChannelSender(api.mesh, others)
         [accepted] = (await slack(api, mention()))[1]["accepted"]
         outcome = await api.mesh.get(Tasks).outcome(accepted["task_id"])

@@ -16,7 +16,7 @@ from meshwright.core.access import ALL_ROLES, Role, granted
 from meshwright.core.messages import Caller
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.errors import RouterKind
-from meshwright.edges.http.routing import needs_of
+from meshwright.edges.http.routing import get_needs
 from meshwright.mesh.identity.auth import Forbidden, Unauthenticated
 from meshwright.mesh.identity.rules import require
 from meshwright.money.keys import Keys
@@ -85,7 +85,7 @@ async def test_every_route_states_its_role(api: Api) -> None:
             continue
         if route.path == "/me":  # whoever has a key may ask who that makes it, without any role too
             continue
-        assert needs_of(route.endpoint), (
+        assert get_needs(route.endpoint), (
             f"{route.path}: {route.endpoint.__qualname__} states no role. Take `may(...)`, or "
             "`caller: Annotated[Caller, needs(Role.X)]`, from meshwright.edges.http.routing"
         )
@@ -94,7 +94,7 @@ async def test_every_route_states_its_role(api: Api) -> None:
 async def test_a_refused_caller_gets_a_problem_before_its_body_is_read(api: Api) -> None:
     viewer = await holder(api, "acme", Role.VIEWER)
     for route, method, _ in operations(api):
-        needed = needs_of(route.endpoint)
+        needed = get_needs(route.endpoint)
         if needed is not None and Role.VIEWER not in needed.rule.roles:
             path = re.sub(r"\{\w+(:path)?\}", "x", route.path)
             status, text = await send(api, method, path, headers=viewer, data=b"{ not read")

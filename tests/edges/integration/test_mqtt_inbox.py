@@ -114,7 +114,7 @@ async def test_inbox_has_what_no_task_waits_for(tmp_path: Path, broker: Mosquitt
         await api.mesh.get(MemoryStore).remember(memory)
         async with client(broker, INBOX) as looker:
             for text in ("It looks.", "It looks, and sends."):
-                look = ToolDocument.of("look", json.dumps({"description": text}))
+                look = ToolDocument.describe("look", json.dumps({"description": text}))
                 await api.mesh.get(Consents).offer("own", ["*"], [look])
             tool = "The tool look of the MCP server own has changed. May agents read this and call it?"
             asked, noted = await listed(looker, tool, 'May agents recall this? "Ask me."')

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from meshwright.core.access import Role
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller
-from meshwright.core.operations import NO_STORE, Rule, operation, operation_of, operations_of
+from meshwright.core.operations import NO_STORE, Rule, get_operation, get_operations, operation
 from meshwright.edges.http.errors import CALLER, handle_errors
 from meshwright.edges.http.operation_routes import make_routes
 from meshwright.mesh.identity.operations import Acting
@@ -124,5 +124,5 @@ async def test_a_method_checks_its_rule_by_whomever_it_is_called() -> None:
     with pytest.raises(Exception, match="Only a caller with the role admin paints"):
         await _Part().close("shop", viewer)
     assert await _Part().close("shop", caller=admin) == "shop is closed"
-    assert list(operations_of(Painting)) == ["paint", "look"]
-    assert operation_of(Painting.paint).rule is _ADMIN
+    assert list(get_operations(Painting)) == ["paint", "look"]
+    assert get_operation(Painting.paint).rule is _ADMIN

@@ -12,8 +12,8 @@ from meshwright.core.comments import mark_comment
 from meshwright.core.errors import ConfigError
 from meshwright.edges.deliveries import is_signed, standard_key, standard_signature
 from meshwright.edges.outgoing import HttpReply, asked_pause
-from meshwright.edges.webhooks.component import sources_of
-from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, items_of, kind_of
+from meshwright.edges.webhooks.component import load_sources
+from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, delivery_items, delivery_kind
 from meshwright.edges.webhooks.receiver import Source, TaskRule, render
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
@@ -63,7 +63,7 @@ def source(name: str = "hook", **settings: Any) -> Source:
 
 def signed(kind: str, headers: dict[str, str], body: bytes, secret: str, now: float = 0, **more: Any) -> bool:
     settings = WebhookSource(kind=kind, secret=secret, **more)  # pyrefly: ignore
-    return is_signed(kind_of(settings, secret), secret, headers, body, now)
+    return is_signed(delivery_kind(settings, secret), secret, headers, body, now)
 
 
 def test_signature_of_githubs_documentation_is_accepted() -> None:
@@ -145,7 +145,7 @@ def test_source_that_proves_nothing_is_refused(settings: dict[str, Any], expecte
 def ids(
     kind: dict[str, Any], headers: dict[str, str], document: dict[str, Any], body: bytes = b"{}"
 ) -> list[str]:
-    return [item.delivery_id for item in items_of(source(**kind).kind, headers, body, document)]
+    return [item.delivery_id for item in delivery_items(source(**kind).kind, headers, body, document)]
 
 
 def test_delivery_is_known_by_the_id_that_stays_the_same() -> None:
@@ -160,14 +160,14 @@ def test_delivery_is_known_by_the_id_that_stays_the_same() -> None:
 
 
 def test_alerts_of_a_group_are_events_of_their_own() -> None:
-    items = list(items_of(source(kind="alertmanager").kind, {}, b"", ALERTS))
+    items = list(delivery_items(source(kind="alertmanager").kind, {}, b"", ALERTS))
     assert [item.event for item in items] == ["firing", "resolved"]
     assert [item.delivery_id for item in items] == [
         f"f1|2030-01-01T00:00:00Z|{status}" for status in ("firing", "resolved")
     ]
     assert render("{{alert.labels.alertname}} {{groupLabels.team}} {{alerts}}", items[0]) == "Down blue "
     regrouped = ALERTS | {"alerts": ALERTS["alerts"][:1], "groupLabels": {}}
-    [again] = items_of(source(kind="grafana").kind, {}, b"", regrouped)
+    [again] = delivery_items(source(kind="grafana").kind, {}, b"", regrouped)
     assert again.delivery_id == items[0].delivery_id
 
 
@@ -263,8 +263,8 @@ def test_rules_that_cannot_be_told_apart_are_refused() -> None:
     sources = {"hook": {"insecure": True}}
     one = {"source": "hook", "agent": "echo", "text": "t"}
     with pytest.raises(ConfigError, match="number 2"):
-        sources_of(WebhooksSettings(sources=sources, rules=[one, one | {"text": "u"}]))  # pyrefly: ignore
-    found = sources_of(WebhooksSettings(sources=sources, rules=[one, one | {"name": "u"}]))  # pyrefly: ignore
+        load_sources(WebhooksSettings(sources=sources, rules=[one, one | {"text": "u"}]))  # pyrefly: ignore
+    found = load_sources(WebhooksSettings(sources=sources, rules=[one, one | {"name": "u"}]))  # pyrefly: ignore
     assert len(found["hook"].rules) == 2
 
 
@@ -388,7 +388,7 @@ def heard(kind: str, event: str, document: dict[str, Any]) -> tuple[bool, str]:
     every = TaskRule(WebhookRule(source="hook", agent="echo", text="x"))
     source = Source("hook", settings, [every])
     header = {"github": "x-github-event", "gitlab": "x-gitlab-event"}[kind]
-    [item] = items_of(source.kind, {header: event, "idempotency-key": "k"}, b"{}", document)
+    [item] = delivery_items(source.kind, {header: event, "idempotency-key": "k"}, b"{}", document)
     return bool(source.choose(item).rules), item.happening
 
 

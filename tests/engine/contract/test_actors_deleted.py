@@ -40,7 +40,7 @@ class Tally(Actor[Total]):
         turn.wake_at(turn.now + timedelta(days=1))
 
 
-TALLY = ActorKind.of(Tally)
+TALLY = ActorKind.from_class(Tally)
 
 
 async def test_an_actor_that_is_done_begins_again(harness: RuntimeHarness) -> None:

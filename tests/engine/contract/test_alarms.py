@@ -57,7 +57,7 @@ class Sleeper(Actor[Night]):
             turn.wake_at(turn.now + timedelta(seconds=self.state.every_seconds))
 
 
-SLEEPER = ActorKind.of(Sleeper)
+SLEEPER = ActorKind.from_class(Sleeper)
 
 
 async def test_an_alarm_fires_at_its_time_and_once(harness: RuntimeHarness, clock: ManualClock) -> None:

@@ -117,7 +117,7 @@ async def call(shift: Shift, parked: timedelta | None = None) -> None:
                 return  # a process that is killed records nothing
             assert call.settlement is not None
             known = {"settlement": call.settlement.model_dump()}
-            step.add_call(known, ProgressEvent.of(call.payload(), call.call_id))
+            step.add_call(known, ProgressEvent.from_payload(call.payload(), call.call_id))
 
         context = CallContext(
             task_id=task.task_id,

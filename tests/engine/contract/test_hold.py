@@ -33,7 +33,7 @@ class Process:
 
 
 async def test_a_hold_outlives_its_process_until_it_is_released(harness: RuntimeHarness) -> None:
-    runtime = await harness.open(ActorKind.of(MeshHold))
+    runtime = await harness.open(ActorKind.from_class(MeshHold))
     process = Process(runtime)
     assert await process.follow() == ("working", False)
     for _ in range(2):
@@ -46,7 +46,7 @@ async def test_a_hold_outlives_its_process_until_it_is_released(harness: Runtime
 
 
 async def test_each_process_follows_and_one_that_drains_goes_on_draining(harness: RuntimeHarness) -> None:
-    runtime = await harness.open(ActorKind.of(MeshHold))
+    runtime = await harness.open(ActorKind.from_class(MeshHold))
     first, second = Process(runtime), Process(await harness.open_beside(runtime))
     draining = Process(runtime)
     draining.state = "draining"

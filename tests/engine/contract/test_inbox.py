@@ -131,11 +131,11 @@ async def test_next_question_of_a_thread_may_be_of_a_delegated_task(store: LogOn
     await store.write(
         [*begun("above"), for_money, *begun("t-1"), *begun("t-2"), waiting("t-2"), waiting("t-1")]
     )
-    found = [await inbox.next_of("default", f"thread-{name}") for name in ("above", "t-1", "ghost")]
+    found = [await inbox.next_question("default", f"thread-{name}") for name in ("above", "t-1", "ghost")]
     assert [question and question.task_id for question in found] == ["t-2", "t-1", None]
-    assert await inbox.next_of("acme", "thread-above") is None
+    assert await inbox.next_question("acme", "thread-above") is None
     await store.write([wait_ended("t-2")])
-    following = await inbox.next_of("default", "thread-above")
+    following = await inbox.next_question("default", "thread-above")
     assert following is not None and following.task_id == "t-1"
 
 

@@ -50,7 +50,7 @@ class Taker(Actor[Taken]):
         turn.publish("taken", "name.taken", {"text": name})
 
 
-KINDS = (ActorKind.of(Giver), ActorKind.of(Taker))
+KINDS = (ActorKind.from_class(Giver), ActorKind.from_class(Taker))
 
 
 async def test_two_processes_give_to_one_actor(harness: RuntimeHarness) -> None:

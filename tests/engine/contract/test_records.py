@@ -52,7 +52,7 @@ class Keeper(Actor[Kept]):
         return self.state.turns
 
 
-KEEPER = ActorKind.of(Keeper)
+KEEPER = ActorKind.from_class(Keeper)
 
 
 def record(n: int, value: str = "", stream: str = "steps", ref: ActorRef = ONE) -> Record:

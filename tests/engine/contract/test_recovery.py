@@ -68,8 +68,8 @@ class Foreman(Actor[Site]):
         turn.send(ONE, "redrive")
 
 
-BUILDER = ActorKind.of(Builder)
-FOREMAN = ActorKind.of(Foreman)
+BUILDER = ActorKind.from_class(Builder)
+FOREMAN = ActorKind.from_class(Foreman)
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
@@ -252,7 +252,7 @@ class Slow(Actor[Site]):
 async def test_many_slow_turns_let_the_event_loop_go_on(tmp_path: Path) -> None:
     turns: list[str] = []
     runtime = Runtime(SqliteStore.in_folder(tmp_path, durability="off"))
-    runtime.register(ActorKind.of(Slow, turns=turns))
+    runtime.register(ActorKind.from_class(Slow, turns=turns))
     await runtime.start()
     refs = [ActorRef("Slow", f"{number}") for number in range(64)]
     sends = [asyncio.create_task(runtime.send(Message(f"m/{ref.id}", ref, "work"))) for ref in refs]

@@ -52,7 +52,7 @@ class Hearer(Actor[Heard]):
         items.append(99)
 
 
-KINDS = (ActorKind.of(Speaker), ActorKind.of(Hearer))
+KINDS = (ActorKind.from_class(Speaker), ActorKind.from_class(Hearer))
 TO_SUBSCRIBER = Subscription("items", lambda event: SUBSCRIBER, "hear")
 
 

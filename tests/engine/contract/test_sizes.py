@@ -55,7 +55,7 @@ class Hoarder(Actor[Hoard]):
         turn.append("texts", 1, text)
 
 
-KIND = ActorKind.of(Hoarder)
+KIND = ActorKind.from_class(Hoarder)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwright.cli.status import status_text
 from meshwright.core.events import Event
-from meshwright.engine.events.status import MeshStatus, status_of
+from meshwright.engine.events.status import MeshStatus, mesh_status
 from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import accepted, dispatched, ended, progress
 
@@ -19,7 +19,7 @@ def waiting(task_id: str, kind: str = "provider", **fields: Any) -> list[Event]:
 
 async def status(store: LogOnFile, events: list[Event], tenant_id: str | None = None) -> MeshStatus:
     await store.write(events)
-    return await store.log.view(status_of, tenant_id)
+    return await store.log.view(mesh_status, tenant_id)
 
 
 async def test_open_tasks_are_counted_by_status_and_ended_ones_not(store: LogOnFile) -> None:

@@ -13,7 +13,7 @@ from meshwright.engine.events.filter import EventFilter, TaskFilter
 from meshwright.engine.events.task_lists import TaskOrder, known_values
 from meshwright.engine.sql.database import Session
 from meshwright.models.port import Call
-from meshwright.money.costs import CostQuery, costs_of
+from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.money.task_costs import TaskTree, task_tree
 from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import CARD, about, ended, names
@@ -31,7 +31,7 @@ def dispatched(task_id: str, text: str = "", parent: str | None = None, **fields
         parent=above,
         **known,
     )
-    payload = Dispatch.of(task, attempt=1, agent_id="writer", score_card=CARD)
+    payload = Dispatch.wrap(task, attempt=1, agent_id="writer", score_card=CARD)
     return about(task_id, "task.dispatched", payload, tenant_id=known.get("tenant_id", "default"))
 
 
@@ -155,7 +155,7 @@ async def test_a_thread_has_the_task_that_it_is_named_by_and_those_behind_it(sto
 
     assert (await pages("a", "created"), await pages("a", "changed")) == (["d", "c", "a"], ["c", "d", "a"])
     assert (await pages("e", "created"), await pages("none", "created")) == (["e"], [])
-    costs = await costs_of(store.log, CostQuery("default", of=TaskFilter(thread_id="a")))
+    costs = await sum_costs(store.log, CostQuery("default", of=TaskFilter(thread_id="a")))
     assert (costs.total.calls, costs.total.cost_usd) == (2, 3)
 
 
@@ -185,7 +185,7 @@ async def test_costs_are_summed_by_fields_of_the_call_and_of_its_task(store: Log
 
     async def total(**fields: Any) -> Decimal | None:
         query = CostQuery("default", of=TaskFilter(**fields))
-        return (await costs_of(store.log, query)).total.cost_usd
+        return (await sum_costs(store.log, query)).total.cost_usd
 
     assert await total(text="red") == 1
     assert await total(error="ToolFailed") == 6
@@ -271,11 +271,11 @@ async def test_tasks_events_and_costs_are_found_by_the_prompt_of_a_call(store: L
     letters = await store.log.dead_letters(tenant_id="default", prompt=OLD)
     assert [group.tasks for group in letters.items] == [1]
 
-    costs = await costs_of(store.log, CostQuery("default", "prompt"))
+    costs = await sum_costs(store.log, CostQuery("default", "prompt"))
     shown = {item.key: (item.calls, item.cost_usd) for item in costs.items}
     assert shown == {OLD: (2, 2), NEW: (2, 5), places["d"].split()[0]: (1, 1), None: (1, 8)}
     failed = TaskFilter(prompt="writer@9f", error="ToolFailed")
-    costs = await costs_of(store.log, CostQuery("default", "task", of=failed))
+    costs = await sum_costs(store.log, CostQuery("default", "task", of=failed))
     assert [(item.key, item.cost_usd) for item in costs.items] == [("a", 4)]
 
 
@@ -294,7 +294,7 @@ async def test_tasks_and_costs_are_found_by_a_tag_of_a_call(store: LogOnFile) ->
     ):
         assert await names(store, tag=tag) == [*found], tag
         query = CostQuery("default", of=TaskFilter(tag=tag))
-        assert (await costs_of(store.log, query)).total.cost_usd == cost, tag
+        assert (await sum_costs(store.log, query)).total.cost_usd == cost, tag
     assert await names(store, tag="research", prompt=NEW) == []  # no call has both
     assert await names(store, tag="cheap", prompt=NEW) == ["a"]
 
@@ -323,7 +323,7 @@ async def test_calls_of_before_are_found_by_their_prompt(store: LogOnFile) -> No
     await store.database.write(unlearn)
     await store.write([dispatched("b")])
     assert await names(store, prompt="writer") == ["a"]
-    assert (await costs_of(store.log, CostQuery("default"))).total.cost_usd == 1
+    assert (await sum_costs(store.log, CostQuery("default"))).total.cost_usd == 1
 
 
 async def test_a_value_is_known_once_a_task_had_it(store: LogOnFile) -> None:

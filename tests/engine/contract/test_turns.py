@@ -145,7 +145,7 @@ async def test_a_call_that_does_not_fit_is_refused_and_names_the_field(harness: 
 async def test_a_type_of_actor_is_registered_once(harness: RuntimeHarness) -> None:
     runtime = await harness.open(DIARY)
     with pytest.raises(ValueError, match="Diary"):
-        runtime.register(ActorKind.of(Slow, type="Diary"))
+        runtime.register(ActorKind.from_class(Slow, type="Diary"))
 
 
 class Nothing(BaseModel):
@@ -168,7 +168,7 @@ class Slow(Actor[Nothing]):
 
 async def test_an_actor_has_one_turn_at_a_time(harness: RuntimeHarness) -> None:
     notes: list[str] = []
-    runtime = await harness.open(ActorKind.of(Slow, notes=notes))
+    runtime = await harness.open(ActorKind.from_class(Slow, notes=notes))
     await asyncio.gather(*[runtime.call(ActorRef("Slow", "one"), "work") for _ in range(20)])
     assert notes == ["begin", "end"] * 20
 

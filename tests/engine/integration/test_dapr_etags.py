@@ -31,7 +31,7 @@ async def harness(
 
 
 async def test_two_workers_lose_no_turn_where_etags_are_unknown(harness: DaprHarness) -> None:
-    first = await harness.open(ActorKind.of(Diary))
+    first = await harness.open(ActorKind.from_class(Diary))
     second = await harness.open_beside(first)
     texts = [f"{n}" for n in range(20)]
     calls = [(first, second)[n % 2].call(ONE, "write", Line(text=text)) for n, text in enumerate(texts)]

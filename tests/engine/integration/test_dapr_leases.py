@@ -69,7 +69,7 @@ def is_watched(harness: DaprHarness) -> bool:
 async def test_what_is_written_after_its_watch_list_was_adopted_is_watched_all_the_same(
     harness: DaprHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front = await harness.open(ActorKind.of(Sleeper))
+    front = await harness.open(ActorKind.from_class(Sleeper))
     host = await harness.open_beside(front)
     store, former = harness.stores[host], host.incarnation
     monkeypatch.setattr(store.recovery, "sweep", nothing)  # the other one is faster

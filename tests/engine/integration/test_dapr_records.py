@@ -52,7 +52,7 @@ async def leave(runtime: Runtime, n: int, text: str) -> None:
 
 
 async def test_a_turn_replaces_what_another_left_that_lost_its_commit(harness: DaprHarness) -> None:
-    runtime = await harness.open(ActorKind.of(Keeper))
+    runtime = await harness.open(ActorKind.from_class(Keeper))
     await leave(runtime, 1, "lost at the first turn")
     await leave(runtime, 3, "lost later")
 
@@ -65,7 +65,7 @@ async def test_a_turn_replaces_what_another_left_that_lost_its_commit(harness: D
 
 
 async def test_a_record_that_was_committed_stands(harness: DaprHarness) -> None:
-    runtime = await harness.open(ActorKind.of(Keeper))
+    runtime = await harness.open(ActorKind.from_class(Keeper))
     await runtime.append(Record(ONE, "history", 2, "from outside"))
     await runtime.call(ONE, "keep", "one")
     await runtime.call(ONE, "repeat", "another one")

@@ -19,7 +19,7 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.dapr import DaprStore, Options
 from meshwright.engine.stores.dapr.sidecar import Sidecar
-from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
+from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, process_role
 from meshwright.mesh.mesh import Mesh
 from meshwright.parts.agent_config.operations import AgentConfigs
 from meshwright.parts.agent_config.records import AgentConfigRequest, AgentConfigUpdate
@@ -78,7 +78,7 @@ async def start(services: Services, ports: Ports, tmp_path: Path) -> AsyncIterat
                 return deps.runtime(DaprStore(options, keeps_log=is_front, **of_deps))
 
             settings = load_settings(tmp_path, data_dir=tmp_path / name, store="dapr", namespace=namespace)
-            role = role_of(settings, WHOLE_MESH, ["greeter"], replica=name != "front")
+            role = process_role(settings, WHOLE_MESH, ["greeter"], replica=name != "front")
             parts: dict[str, Any] = {"agents": [Greeter], "model": ScriptedModel(), "role": role}
             mesh = build_mesh(settings, project=tmp_path, runtime=make, **parts)
             stack.callback(sidecar.end)
@@ -223,4 +223,4 @@ async def test_a_worker_asks_the_front_for_what_is_not_shared(start: Start) -> N
     too_large, item = "x" * (MAX_RECORD_BYTES + 1), Live(tenant_id="acme", name="greeter", version=2)
     await SharedPrompts(front).share_text(item, too_large)
     assert (await worker.runtime.read(ActorRef("prompt-version", "acme:greeter:2"))).text == ""
-    assert (await SharedPrompts(worker).text_of(item)).endswith("Two.")
+    assert (await SharedPrompts(worker).version_text(item)).endswith("Two.")

@@ -25,7 +25,7 @@ from meshwright.engine.sql import postgres
 from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.sql.postgres import PostgresDatabase, PostgresSession
 from meshwright.engine.stores.postgres import PostgresStore, store
-from meshwright.money.spending import activity_of
+from meshwright.money.spending import read_activity
 from tests.support.event_logs import event, open_log, seqs
 from tests.support.observer import PATIENCE_SECONDS
 from tests.support.postgres import PASSWORD, Address, Cluster
@@ -126,8 +126,8 @@ async def test_what_happened_is_summed_up(postgres_url: Address) -> None:
         await one.write([event(1, "task.accepted", task_id="t", payload={"capability": "writing"})])
         await one.write([event(2, "task.accepted", task_id="u"), event(3, "task.failed", task_id="u")])
         times = datetime.fromtimestamp(0, UTC), datetime.now(UTC)
-        found = await activity_of(one.log, "default", *times)
-        nobodys = await activity_of(one.log, "acme", *times)
+        found = await read_activity(one.log, "default", *times)
+        nobodys = await read_activity(one.log, "acme", *times)
     assert (found.open, found.ended, [task.task_id for task in found.failed]) == (
         1,
         {"none": {"failed": 1}},

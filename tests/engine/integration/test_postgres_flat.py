@@ -15,11 +15,11 @@ from meshwright.engine.events.task_lists import (
     dead_letters,
     ended_tasks,
     list_tasks,
-    tasks_of,
+    subject_tasks,
     tenants_in,
 )
 from meshwright.engine.sql.database import Row, Session
-from meshwright.money.costs import CostQuery, costs_of
+from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.money.task_costs import recount_hours, task_tree
 from meshwright.parts.retention.operations import last_ended
 from tests.support.event_logs import open_log
@@ -122,17 +122,17 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "dead letters of an agent": lambda: dead_letters(explained, "default", of_writer, 50),
             "tree": lambda: task_tree(explained, "default", "t11"),
             "tasks to prune": lambda: last_ended(explained, -1.0),
-            "task to erase": lambda: tasks_of(explained, "default", TaskSubject(task_id="t15")),
-            "thread to erase": lambda: tasks_of(explained, "default", TaskSubject(thread_id="t15")),
+            "task to erase": lambda: subject_tasks(explained, "default", TaskSubject(task_id="t15")),
+            "thread to erase": lambda: subject_tasks(explained, "default", TaskSubject(thread_id="t15")),
             "ended": lambda: ended_tasks(explained, EndedTask(blocks * 10, "", ""), 1e9, 50),
             "tenants": lambda: tenants_in(explained, "tasks"),
         }
         asynchronous = {
             "inbox": lambda: Inbox(log).page("default"),
-            "thread of a question": lambda: Inbox(log).next_of("default", "thread"),
-            "costs": lambda: costs_of(log, CostQuery("default", "agent")),
-            "costs of a thread": lambda: costs_of(log, CostQuery("default", "agent", of=of_thread)),
-            "costs below": lambda: costs_of(log, CostQuery("default", "agent", of=below)),
+            "thread of a question": lambda: Inbox(log).next_question("default", "thread"),
+            "costs": lambda: sum_costs(log, CostQuery("default", "agent")),
+            "costs of a thread": lambda: sum_costs(log, CostQuery("default", "agent", of=of_thread)),
+            "costs below": lambda: sum_costs(log, CostQuery("default", "agent", of=below)),
         }
         found = dict[str, int]()
         for name, look in looks.items():

@@ -24,7 +24,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import Budget
-from meshwright.core.payloads import facts_of, redacted
+from meshwright.core.payloads import fact_fields, redacted
 from meshwright.engine.events.projections import StalledProjection
 from meshwright.engine.events.status import (
     BrokerStatus,
@@ -84,7 +84,7 @@ def filled(hint: Any, text: str = "fact") -> Any:
     if get_origin(hint) is tuple:
         return (filled(get_args(hint)[0], text),)
     if isinstance(hint, type) and issubclass(hint, Struct | BaseModel):
-        facts, hints = facts_of(hint), get_type_hints(hint)
+        facts, hints = fact_fields(hint), get_type_hints(hint)
         names = hint.model_fields if issubclass(hint, BaseModel) else hint.__struct_fields__
         texts = {name: text if name in facts or not facts else SECRET for name in names}
         values = {name: filled(hints[name], texts[name]) for name in names}
@@ -95,7 +95,7 @@ def filled(hint: Any, text: str = "fact") -> Any:
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_only_marked_fields_are_left(kind: type[Any]) -> None:
     names = kind.model_fields if issubclass(kind, BaseModel) else kind.__struct_fields__
-    assert {*names} - facts_of(kind) == CONTENTS[kind]
+    assert {*names} - fact_fields(kind) == CONTENTS[kind]
     value = filled(kind)
     reduced = redacted(value)
     assert SECRET.encode() not in encode(reduced)
@@ -108,7 +108,7 @@ def test_classes_within_a_view_mark_fields_or_are_facts_as_a_whole(kind: type[An
         if not (isinstance(hint, type) and issubclass(hint, Struct | BaseModel)):
             return {kind for arg in get_args(hint) for kind in within(arg)}
         hints = get_type_hints(hint)
-        inner = {kind for name in facts_of(hint) for kind in within(hints[name])}
+        inner = {kind for name in fact_fields(hint) for kind in within(hints[name])}
         return {hint} | inner
 
     assert within(kind) <= CONTENTS.keys() | WHOLE

@@ -8,7 +8,7 @@ from tests.support.turn_driver import Driven
 
 
 def a_conversation() -> Driven:
-    return Driven(ActorKind.of(Conversation), "default:talk")
+    return Driven(ActorKind.from_class(Conversation), "default:talk")
 
 
 def said(task_id: str, content: str = "Hello.") -> TaskMessages:

@@ -145,8 +145,8 @@ async def test_an_agent_whose_schema_does_not_fit_is_not_tried_next(version: Any
 def test_a_task_that_waited_begins_with_an_agent_that_it_fits() -> None:
     registry = Registry()
     registry.register(Weak.registration())
-    task = Driven(ActorKind.of(Orchestrator, registry=registry), "t1")
-    task.take("accept", Accept.of(a_task(after="t0", capability="release-notes")))
+    task = Driven(ActorKind.from_class(Orchestrator, registry=registry), "t1")
+    task.take("accept", Accept.wrap(a_task(after="t0", capability="release-notes")))
     better = Capability("release-notes", weight=1.0, preferred=True, input_schema=ReleaseRequest)
     registry.register(Registration(agent_id="a-better", name="Better", capabilities=(better,)))
     registry.set_problem("weak", "its database is away")

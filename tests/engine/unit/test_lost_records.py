@@ -12,7 +12,7 @@ from meshwright.engine.kernel.envelope import Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.money.costs import CostQuery, costs_of
+from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.testing.mesh import memory_runtime
 from tests.support.faults.evidence import BUDGET
 from tests.support.faults.fleet import Books, CountingModel, agents
@@ -54,7 +54,7 @@ async def test_a_call_whose_record_is_lost_is_made_again_and_counted_by_budget_a
     async with build_mesh(settings, project=ROOT, agents=fleet, model=model, runtime=losing) as mesh:
         outcome = await mesh.get(Tasks).ask("clerk", "plain 1")
         balance = await mesh.runtime.read(BUDGET)
-        total = (await costs_of(mesh.log, CostQuery(None))).total
+        total = (await sum_costs(mesh.log, CostQuery(None))).total
     assert outcome.success and books.calls.count() == 2
     assert (balance.spent, balance.reserved) == (2 * DOLLAR, 0)
     assert (total.calls, total.cost_usd, outcome.cost_usd) == (2, 2 * DOLLAR, 2 * DOLLAR)

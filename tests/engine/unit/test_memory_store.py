@@ -74,7 +74,7 @@ class Signals:
 
 def new_host(**options: Any) -> Runtime:
     runtime = memory_runtime(**options)
-    runtime.register(ActorKind.of(Book))
+    runtime.register(ActorKind.from_class(Book))
     return runtime
 
 
@@ -315,7 +315,7 @@ async def test_what_a_store_could_not_commit_is_tried_again_and_callers_are_told
 ) -> None:
     monkeypatch.setattr(shared, "RETRY_SECONDS", 0)
     runtime = Runtime(Unavailable())
-    runtime.register(ActorKind.of(Book))
+    runtime.register(ActorKind.from_class(Book))
     await runtime.start()
     with pytest.raises(StoreUnavailable):
         await runtime.call(ONE, "write", {"text": "a"})

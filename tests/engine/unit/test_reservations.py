@@ -89,7 +89,7 @@ async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     else:
         database = SqliteDatabase(tmp_path / "mesh.db")
         runtime = Runtime(SqliteStore(database, EventLog(database)))
-    runtime.register(ActorKind.of(Porter))
+    runtime.register(ActorKind.from_class(Porter))
     await runtime.start()
     yield runtime
     await runtime.stop()
@@ -114,7 +114,7 @@ async def test_a_turn_that_raises_gives_its_place_back(runtime: Runtime) -> None
 async def test_a_commit_that_another_worker_overtook_reserves_once() -> None:
     places, store = Places(), FailingStore()
     runtime = Runtime(store)
-    runtime.register(ActorKind.of(Porter))
+    runtime.register(ActorKind.from_class(Porter))
     runtime.attach(places)
     await runtime.start()
     store.failures = FAILURES
@@ -126,7 +126,7 @@ async def test_a_commit_that_another_worker_overtook_reserves_once() -> None:
 async def test_a_commit_that_fails_gives_its_place_back() -> None:
     places, store = Places(), FailingStore()
     runtime = Runtime(store)
-    runtime.register(ActorKind.of(Porter))
+    runtime.register(ActorKind.from_class(Porter))
     runtime.attach(places)
     await runtime.start()
     store.error, store.failures = StoreUnavailable("the store is away"), 1

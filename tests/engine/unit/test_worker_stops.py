@@ -41,7 +41,7 @@ async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_beg
 
 async def test_a_cancel_behind_the_turn_that_claims_a_task_lets_nothing_begin() -> None:
     async with worker_harness(Gate()) as here:
-        await here.runtime.call(ActorRef("Orchestrator", "t1"), "accept", Accept.of(a_task("t1")))
+        await here.runtime.call(ActorRef("Orchestrator", "t1"), "accept", Accept.wrap(a_task("t1")))
         ref = ActorRef("helper", "default:t1")
         dispatch = a_dispatch(a_task("t1")).model_dump_json().encode()
         queued = here.runtime.call(ref, "enqueue", dispatch)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.grown import grow
 from meshwright import Agent, Capability, Run
 from meshwright.core.messages import Caller
-from meshwright.engine.events.task_lists import TaskSubject, tasks_of
+from meshwright.engine.events.task_lists import TaskSubject, subject_tasks
 from meshwright.engine.sql.sqlite import SqliteSession
 from meshwright.money.task_costs import recount_hours
 from meshwright.parts.retention.operations import Retention
@@ -211,8 +211,10 @@ class Operations:
             "dead letters of an agent": get("/dead-letters", agent_id="writer"),
             "dead letters of a capability": get("/dead-letters", capability="writing"),
             "tasks to prune": prune,
-            "tasks to erase": lambda: api.mesh.log.view(tasks_of, "default", TaskSubject(task_id=tree)),
-            "thread to erase": lambda: api.mesh.log.view(tasks_of, "default", TaskSubject(thread_id="mine")),
+            "tasks to erase": lambda: api.mesh.log.view(subject_tasks, "default", TaskSubject(task_id=tree)),
+            "thread to erase": lambda: api.mesh.log.view(
+                subject_tasks, "default", TaskSubject(thread_id="mine")
+            ),
             "figures": get("/figures"),
             "figures of a tenant": get("/figures", tenant="tenant7"),
             "metrics": get("/metrics"),

@@ -17,7 +17,7 @@ from meshwright import Agent, Capability, Run
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.events.task_lists import EndedTask, ended_tasks
 from meshwright.mesh.orchestration.status import StatusReader
-from meshwright.money.spending import activity_of
+from meshwright.money.spending import read_activity
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 
@@ -210,21 +210,21 @@ async def listed(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> d
         looks = {
             "inbox": lambda: api.get("/inbox"),
             "question": lambda: inbox.find("default", question["wait_id"]),
-            "thread": lambda: inbox.next_of("default", task["thread_id"]),
+            "thread": lambda: inbox.next_question("default", task["thread_id"]),
             "tenants": inbox.tenants,
             "small tenant": lambda: log.tasks(tenant_id="small"),
             "agent": lambda: log.tasks(tenant_id="default", agent_id="asker"),
             "children": lambda: log.tasks(tenant_id="default", parent_task_id=question["task_id"]),
             "contents": lambda: log.view_apart(ended_tasks, after, now.timestamp(), 10),
             "estimate": lambda: api.get("/costs/estimate", agent_id="asker"),
-            "activity": lambda: activity_of(log, "small", now, now),
+            "activity": lambda: read_activity(log, "small", now, now),
             "budgets": lambda: api.get("/budgets"),
             "costs": lambda: api.get("/costs", by="agent,model"),
             "costs by day": lambda: api.get("/costs", by="tag", bucket="day", since="7d"),
             "a task's events": lambda: api.get("/events", task_id=task["task_id"], event_type="run.title"),
         }
         await steps.rest()
-        assert await inbox.next_of("default", task["thread_id"]) is not None
+        assert await inbox.next_question("default", task["thread_id"]) is not None
         return {name: await steps.of(look) for name, look in looks.items()}
 
 

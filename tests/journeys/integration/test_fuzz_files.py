@@ -155,7 +155,7 @@ def test_events_of_the_bridge(tmp_path: Path, chance: random.Random, monkeypatch
     assert len(rows) == count, "each is stored"
     for (text,) in rows:
         assert not re.search(r"(?<!\w)sk-ant-api03-[a-z0-9]{8}", text), text
-        topic = sender.topic_of("claude/progress", json.loads(text))
+        topic = sender.bridge_topic("claude/progress", json.loads(text))
         assert re.fullmatch(r"claude/progress/[^/+#\x00-\x1f\x7f-\x9f]+/[^/+#\x00-\x1f\x7f-\x9f]+", topic), (
             topic
         )

@@ -168,7 +168,7 @@ async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> No
 
 async def test_idle_actors_are_dropped_by_the_size_of_their_states(tmp_path: Path) -> None:
     runtime = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_active_bytes=MIB)
-    runtime.register(ActorKind.of(Diary))
+    runtime.register(ActorKind.from_class(Diary))
     await runtime.start()
     try:
         for number in range(50):
@@ -193,7 +193,7 @@ class OpenDiary(Diary):
 async def test_actors_at_rest_are_bounded_by_number_and_those_with_work_stay(tmp_path: Path) -> None:
     runtime = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_resting=10)
     for kind in (Diary, OpenDiary):
-        runtime.register(ActorKind.of(kind))
+        runtime.register(ActorKind.from_class(kind))
     await runtime.start()
     try:
         for number in range(40):

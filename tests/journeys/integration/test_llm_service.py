@@ -15,7 +15,7 @@ from meshwright.agents.loader import load_agents
 from meshwright.core.errors import Draining, ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.app import create_llm_app
-from meshwright.mesh.app import role_of
+from meshwright.mesh.app import process_role
 from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
@@ -191,7 +191,7 @@ async def test_the_worker_of_the_llm_service_serves_models_and_nothing_else(tmp_
 
 
 def test_the_app_llm_service_has_its_agent_and_no_other_part() -> None:
-    role = role_of(Settings(), "llm-service", ["simple-agent", "llm-service"])
+    role = process_role(Settings(), "llm-service", ["simple-agent", "llm-service"])
     assert (role.apps, role.is_front) == ({"llm-service"}, False)
 
 

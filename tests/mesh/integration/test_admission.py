@@ -109,7 +109,7 @@ async def submit_past_the_front(running: Running) -> str:
     request = TaskRequest(agent_id="gate", thread_id="one")
     task = make_task(request, Caller(), now=running.mesh.runtime.clock.now(), limits=PayloadLimits())
     key = TaskKey("default", task.task_id)
-    return (await running.mesh.runtime.call(key.ref, "accept", Accept.of(task))).task_id
+    return (await running.mesh.runtime.call(key.ref, "accept", Accept.wrap(task))).task_id
 
 
 # Counting

@@ -13,7 +13,7 @@ from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller, Task, TaskRequest, TaskVariant
 from meshwright.engine.work.protocol import Accept
-from meshwright.mesh.orchestration.acceptance import PayloadLimits, hash_of, make_task
+from meshwright.mesh.orchestration.acceptance import PayloadLimits, hash_request, make_task
 from tests.support.turn_driver import NOW
 
 TINY = PayloadLimits(max_payload_bytes=100, max_payload_depth=3)
@@ -30,7 +30,7 @@ def accepted(
     request = request or TaskRequest(**({"agent_id": "helper"} | fields))
     caller = caller or Caller()
     task = make_task(request, caller, now=NOW, limits=limits or PayloadLimits(), idempotency_key=key)
-    return Accept.of(task, request_hash=hash_of(request, caller, key))
+    return Accept.wrap(task, request_hash=hash_request(request, caller, key))
 
 
 TRIED = TaskVariant(

@@ -27,7 +27,7 @@ def a_registry(*agents: str) -> Registry:
 
 
 def an_orchestrator(*agents: str, task_id: str = "t1") -> Driven:
-    return Driven(ActorKind.of(Orchestrator, registry=a_registry(*agents), max_attempts=3), task_id)
+    return Driven(ActorKind.from_class(Orchestrator, registry=a_registry(*agents), max_attempts=3), task_id)
 
 
 def failed(attempt: int, agent_id: str = "helper", error: str = "ToolFailed") -> object:
@@ -37,7 +37,7 @@ def failed(attempt: int, agent_id: str = "helper", error: str = "ToolFailed") ->
 
 def test_an_accepted_task_is_dispatched_to_the_best_agent_and_watched() -> None:
     task = an_orchestrator("best", "other")
-    commit = task.take("accept", Accept.of(a_task()))
+    commit = task.take("accept", Accept.wrap(a_task()))
     assert (commit.reply.dispatched_to, commit.reply.status) == ("best", "dispatched")
     assert [(event.topic, event.event_type) for event in commit.events] == [
         ("task-progress", "task.accepted"),
@@ -49,8 +49,8 @@ def test_an_accepted_task_is_dispatched_to_the_best_agent_and_watched() -> None:
 
 def test_a_task_that_waited_for_another_waits_for_an_agent_too() -> None:
     registry = a_registry("helper")
-    task = Driven(ActorKind.of(Orchestrator, registry=registry, max_attempts=3), "t1")
-    commit = task.take("accept", Accept.of(a_task(after="t0")))
+    task = Driven(ActorKind.from_class(Orchestrator, registry=registry, max_attempts=3), "t1")
+    commit = task.take("accept", Accept.wrap(a_task(after="t0")))
     assert [(message.to.id, message.method) for message in commit.sends] == [("t0", "follow")]
     registry.set_problem("helper", "its database is away")
     assert types_of(task.take("begin")) == []
@@ -63,7 +63,7 @@ def test_a_task_that_waited_for_another_waits_for_an_agent_too() -> None:
 
 def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.later(2)
     commit = task.take("settle", an_outcome(result={"text": "done"}))
     assert types_of(commit) == ["task.succeeded"]
@@ -74,7 +74,7 @@ def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
 
 def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:
     task = an_orchestrator("a1", "a2", "a3", "a4")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     assert types_of(task.take("settle", failed(1, "a1"))) == ["attempt.failed", "task.dispatched"]
     assert types_of(task.take("settle", failed(2, "a2"))) == ["attempt.failed", "task.dispatched"]
     last = task.take("settle", failed(3, "a3"))
@@ -84,7 +84,7 @@ def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:
 
 def test_each_choice_keeps_the_cards_of_those_that_were_not_chosen() -> None:
     task = an_orchestrator(*(f"a{number:02}" for number in range(13)))
-    [_, dispatched] = task.take("accept", Accept.of(a_task())).events
+    [_, dispatched] = task.take("accept", Accept.wrap(a_task())).events
     losers = [f"a{number:02}" for number in range(1, 11)]  # the best ten
     assert [card["agent_id"] for card in dispatched.payload["others"]] == losers
     assert [card.agent_id for card in task.state.attempts[0].others] == losers
@@ -95,20 +95,20 @@ def test_each_choice_keeps_the_cards_of_those_that_were_not_chosen() -> None:
 @pytest.mark.parametrize(("agents", "fields"), [(["a"], {}), (["a", "b"], {"agent_id": "a"})])
 def test_a_choice_without_others_says_nothing_of_them(agents: list[str], fields: dict[str, Any]) -> None:
     task = an_orchestrator(*agents)
-    [_, dispatched] = task.take("accept", Accept.of(a_task(**fields))).events
+    [_, dispatched] = task.take("accept", Accept.wrap(a_task(**fields))).events
     assert "others" not in dispatched.payload
     assert b"others" not in task.head.state
 
 
 def test_an_agent_that_failed_is_not_asked_again() -> None:
     task = an_orchestrator("only")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     assert "task.failed" in types_of(task.take("settle", failed(1, "only")))
 
 
 def test_late_and_foreign_outcomes_change_nothing() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("settle", failed(1, "a1"))
     assert not task.take("settle", an_outcome(attempt=1)).changed
     assert not task.take("settle", an_outcome(attempt=2, generation=9)).changed
@@ -119,14 +119,14 @@ def test_late_and_foreign_outcomes_change_nothing() -> None:
 
 def test_a_task_that_is_being_cancelled_is_not_tried_again_when_its_attempt_fails() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("cancel", Cancel(task_id="t1"))
     assert types_of(task.take("settle", failed(1, "a1"))) == ["task.failed"]
 
 
 def test_a_redrive_asks_the_agent_at_work_again_and_counts_as_no_dispatch() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("settle", failed(1, "a1"))
     [_, dispatched] = task.commits[-1].events
     commit = task.take("redrive")
@@ -139,14 +139,14 @@ def test_a_redrive_asks_the_agent_at_work_again_and_counts_as_no_dispatch() -> N
 
 def test_a_redrive_of_a_task_that_is_being_cancelled_cancels_it_again() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("cancel", Cancel(task_id="t1"))
     assert [message.method for message in task.take("redrive").sends] == ["enqueue_again", "cancel"]
 
 
 def test_a_cancel_names_the_attempt_so_that_it_may_come_before_the_dispatch() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("settle", an_outcome(status="cancelled"))
     task.take("retry", Retry())
     [message] = task.take("cancel", Cancel(task_id="t1")).sends
@@ -156,14 +156,14 @@ def test_a_cancel_names_the_attempt_so_that_it_may_come_before_the_dispatch() ->
 
 def test_a_redrive_of_a_task_that_has_ended_does_nothing() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("settle", an_outcome())
     assert not task.take("redrive").changed
 
 
 def test_a_repeated_request_for_a_task_that_has_ended_answers_its_parent_again() -> None:
     parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
-    accept = Accept.of(a_task(parent=parent))
+    accept = Accept.wrap(a_task(parent=parent))
     task = an_orchestrator("helper")
     task.take("accept", accept)
     assert [message.method for message in task.take("settle", an_outcome()).sends] == ["resume"]
@@ -172,7 +172,7 @@ def test_a_repeated_request_for_a_task_that_has_ended_answers_its_parent_again()
 
 def test_what_the_actor_sends_is_numbered_without_gaps() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept.of(a_task()))
+    task.take("accept", Accept.wrap(a_task()))
     task.take("settle", failed(1, "a1"))
     task.take("settle", an_outcome(attempt=2))
     sent = [sent.id for commit in task.commits for sent in (*commit.events, *commit.sends)]
@@ -181,7 +181,7 @@ def test_what_the_actor_sends_is_numbered_without_gaps() -> None:
 
 def delegated(key: str, request_hash: str = "h") -> Accept:
     parent = Parent(actor_type="architect", actor_id="default:p", key=key, task_id="p")
-    return Accept.of(a_task(parent=parent), request_hash=request_hash)
+    return Accept.wrap(a_task(parent=parent), request_hash=request_hash)
 
 
 def withdrawn(key: str) -> Cancel:

@@ -22,7 +22,7 @@ from meshwright.models.port import ModelReply, OnDelta, ToolCall
 from meshwright.models.wire import messages
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.messages import CountRequest, count_tokens
-from meshwright.models.wire.port import WireCall, group_of
+from meshwright.models.wire.port import WireCall, find_group
 from meshwright.models.wire.stream import StreamedCall
 
 DIALECT = DIALECTS["/v1/messages"]
@@ -117,7 +117,7 @@ def test_a_conversation_reaches_a_provider_with_this_api_as_it_was_written() -> 
     assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
     assert (body["thinking"], body["output_config"]) == ({"type": "adaptive"}, {"effort": "xhigh"})
     assert (body["stop_sequences"], body["top_k"], body["max_tokens"]) == (["END"], 5, 50)
-    assert AnthropicMessages().headers_of(call.request) == {
+    assert AnthropicMessages().request_headers(call.request) == {
         "anthropic-beta": "interleaved-thinking-2025-05-14"
     }
     assert call.request.tags == ("coding",)
@@ -245,7 +245,7 @@ def test_tokens_are_counted_without_a_model() -> None:
 )
 def test_a_name_of_claude_means_a_group(name: str, group: str | None) -> None:
     names = {"claude-*haiku*": "fast", "claude-*": "default"}
-    assert group_of(name, ("default", "quality", "fast", "ours/*"), names) == group
+    assert find_group(name, ("default", "quality", "fast", "ours/*"), names) == group
 
 
 @pytest.mark.parametrize(

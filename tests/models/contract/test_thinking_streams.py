@@ -11,7 +11,7 @@ import pytest
 
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import STREAM_RESTART, ModelReply, OnDelta
-from meshwright.models.thinking import Thinking, ThinkingChunks, read_thinking, thinking_of
+from meshwright.models.thinking import Thinking, ThinkingChunks, read_thinking, thinking_callback
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.stream import StreamedCall
 
@@ -24,7 +24,7 @@ def call_of(pieces: Sequence[str | Thinking], *blocks: dict[str, Any], hold: boo
     """A call whose pieces come one by one; its text is that after the last restart."""
 
     async def complete(on_delta: OnDelta) -> ModelReply:
-        content, take_thinking = "", thinking_of(on_delta)
+        content, take_thinking = "", thinking_callback(on_delta)
         assert take_thinking is not None
         for piece in pieces:
             if isinstance(piece, Thinking):

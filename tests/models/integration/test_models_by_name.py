@@ -107,7 +107,7 @@ async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_cou
     assert prices.upper_bound(request("default")) == default
     usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
     reply = ModelReply(model="gpt-5.4-nano", usage=usage)
-    assert prices.of_reply(reply, request("gpt-5.4-nano")) == Decimal("0.2")
+    assert prices.reply_cost(reply, request("gpt-5.4-nano")) == Decimal("0.2")
 
 
 async def test_each_model_is_closed_once() -> None:

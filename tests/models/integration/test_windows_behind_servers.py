@@ -77,5 +77,5 @@ async def test_a_price_of_the_settings_goes_before_the_shipped_file(tmp_path: Pa
         default_price={"input": "0.1", "output": "0.2"},
     )
     async with build_mesh(settings, project=tmp_path, agents=[SeaReader]) as mesh:
-        price = mesh.get(ModelWindows).price_of("default", (), "default", "sea-reader", 100)
+        price = mesh.get(ModelWindows).highest_price("default", (), "default", "sea-reader", 100)
     assert price is not None and (price.input == Decimal("0.1")) is not has_file

@@ -12,7 +12,7 @@ from meshwright.agents.run.run import Run
 from meshwright.core.errors import MeshError, TaskLimitReached, ToolFailed
 from meshwright.core.messages import Fault, Outcome
 from meshwright.mesh.orchestration.registry import Registry
-from meshwright.mesh.orchestration.scoring import class_of, counts
+from meshwright.mesh.orchestration.scoring import classify_fault, counts
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import BudgetExceeded, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
@@ -93,7 +93,7 @@ def ended(error: str) -> Outcome:
 )
 def test_faults_are_classed_and_the_agents_own_alone_count(error: str, fault_class: str) -> None:
     outcome = ended(error)
-    assert (class_of(outcome), counts(outcome)) == (fault_class, fault_class == "agent")
+    assert (classify_fault(outcome), counts(outcome)) == (fault_class, fault_class == "agent")
 
 
 async def test_a_failed_attempt_says_whose_fault_it_was() -> None:

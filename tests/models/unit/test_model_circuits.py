@@ -313,7 +313,7 @@ async def test_errors_that_one_history_causes_leave_the_deployment_to_others(
     circuits.on_change = others.learn
     params = {"model": "openai/m", "api_base": f"{fake.url}/v1", "api_key": "k"}
     deployments = [{"model_name": "default", "litellm_params": params}]
-    config = LiteLLMConfig.of(deployments, allowed_fails=allowed_fails)
+    config = LiteLLMConfig.from_deployments(deployments, allowed_fails=allowed_fails)
     guarded = GuardedServer(HttpModel(f"{fake.url}/v1", "k"), circuits)
     picker = Picker(config, environment={}, circuits=circuits)
     for model, allowed in ((picker, allowed_fails), (guarded, Policy().allowed_fails)):

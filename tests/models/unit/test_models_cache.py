@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.models.cache import MemoryCache, key_of
+from meshwright.models.cache import MemoryCache, cache_key
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request
@@ -153,7 +153,7 @@ async def test_a_request_that_no_json_can_say_is_answered_and_not_kept(
     provider: Provider, clock: ManualClock, odd: ModelRequest
 ) -> None:
     model = caching(provider, clock)
-    assert key_of(odd, "it") is None
+    assert cache_key(odd, "it") is None
     await model.complete(odd)
     await model.complete(odd)
     assert len(provider.requests) == 2

@@ -10,7 +10,7 @@ from meshwright.agents.agent import Agent
 from meshwright.agents.prompts import parse_prompt
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, PromptError
-from meshwright.models.cache import cache_of, cached
+from meshwright.models.cache import cached, open_cache
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import ModelReply
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
@@ -29,7 +29,7 @@ def test_without_a_cache_the_model_stays_as_it_is(tmp_path: Path, clock: ManualC
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 async def test_the_settings_name_the_cache(tmp_path: Path, clock: ManualClock, kind: str) -> None:
-    store = cache_of(settings(cache=kind), tmp_path, clock)
+    store = open_cache(settings(cache=kind), tmp_path, clock)
     assert store is not None and store.name == kind
     model = cached(
         OfflineModel(), settings(cache=kind), tmp_path, tmp_path / "none.yaml", clock, kind="offline"
@@ -45,7 +45,7 @@ def test_a_redis_needs_an_address_which_is_not_repeated(
     tmp_path: Path, clock: ManualClock, url: str | None
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        cache_of(settings(cache="redis", cache_redis_url=url), tmp_path, clock)
+        open_cache(settings(cache="redis", cache_redis_url=url), tmp_path, clock)
     assert refused.value.field == "cache_redis_url"
     assert "redis://" in refused.value.remedy and "secret" not in str(refused.value)
 

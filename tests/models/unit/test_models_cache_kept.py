@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import CacheUnavailable
-from meshwright.models.cache import MAX_VALUE_BYTES, MemoryCache, key_of
+from meshwright.models.cache import MAX_VALUE_BYTES, MemoryCache, cache_key
 from meshwright.models.errors import ModelUnavailable
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import TTL_SECONDS, Provider, caching, request
@@ -74,7 +74,7 @@ async def test_a_reply_that_is_not_whole_or_too_large_is_not_kept(
     store = MemoryCache(clock, 10_000_000)
     model = caching(provider, clock, store)
     await model.complete(request())
-    key = key_of(request(), "it")
+    key = cache_key(request(), "it")
     assert key is not None and await store.get(key) is None
     assert not (await model.complete(request())).cache_hit
     assert len(provider.requests) == 2
@@ -93,7 +93,7 @@ async def test_what_a_store_holds_that_is_no_answer_is_written_anew(
     provider: Provider, clock: ManualClock, value: bytes
 ) -> None:
     store = MemoryCache(clock, 10_000_000)
-    key = key_of(request(), "it")
+    key = cache_key(request(), "it")
     assert key is not None
     await store.put(key, value, TTL_SECONDS)
     model = caching(provider, clock, store)

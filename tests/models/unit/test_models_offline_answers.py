@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from meshwright.models.offline import OfflineModel, passages_of
+from meshwright.models.offline import OfflineModel, cut_passages
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
 from tests.support.offline_conversation import ALL, READ, SEARCH, Conversation
 
@@ -176,9 +176,9 @@ async def test_a_question_in_two_paragraphs_is_not_taken_for_material() -> None:
 
 def test_a_sentence_over_two_lines_is_one_passage_and_code_stays_lines() -> None:
     text = "# Claims\nBread is brown. A claim, as `fence -> next`,\nfor each worker has a deadline.\n"
-    found = [(passage.text, passage.line) for passage in passages_of(text, "docs/claims.md", 1)]
+    found = [(passage.text, passage.line) for passage in cut_passages(text, "docs/claims.md", 1)]
     assert found == [
         ("Bread is brown.", 2),
         ("A claim, as `fence -> next`, for each worker has a deadline.", 2),
     ]
-    assert len(list(passages_of("a = 1\nb = 2\n", "src/app.py", 1))) == 2
+    assert len(list(cut_passages("a = 1\nb = 2\n", "src/app.py", 1))) == 2

@@ -67,22 +67,22 @@ def reply(model: str, prompt: int = 0, completion: int = 0, cached: int = 0, **f
 
 
 def test_a_listed_model_has_its_price_exactly() -> None:
-    assert prices(config_of("openai/small")).of_reply(reply("small", 12, 10), request()) == Decimal(
+    assert prices(config_of("openai/small")).reply_cost(reply("small", 12, 10), request()) == Decimal(
         "0.0000149"
     )
 
 
 def test_cached_tokens_have_their_own_price_or_else_the_full_one() -> None:
     found = prices(config_of("openai/big"))
-    assert found.of_reply(reply("big", 20, 10, cached=8), request()) == Decimal("0.000182")
+    assert found.reply_cost(reply("big", 20, 10, cached=8), request()) == Decimal("0.000182")
     found = prices(config_of("openai/small"))
-    assert found.of_reply(reply("small", 20, 0, cached=8), request()) == Decimal("0.000004")
+    assert found.reply_cost(reply("small", 20, 0, cached=8), request()) == Decimal("0.000004")
 
 
 def test_a_long_prompt_has_the_price_of_long_prompts() -> None:
     found = prices(config_of("openai/big"))
-    at_limit = found.of_reply(reply("big", 272_000, 0), request())
-    above = found.of_reply(reply("big", 272_001, 0), request())
+    at_limit = found.reply_cost(reply("big", 272_000, 0), request())
+    above = found.reply_cost(reply("big", 272_001, 0), request())
     assert (at_limit, above) == (Decimal("0.68"), Decimal("1.360005"))
     assert found.upper_bound(request()) == Price(input=Decimal(5), output=Decimal("22.5"))
     assert found.upper_bound(request(), 1000) == Price(input=Decimal("2.5"), output=Decimal(15))
@@ -95,7 +95,7 @@ def test_the_deployments_own_price_is_stronger_than_the_list(place: str) -> None
         config_of("openai/small", info=own) if place == "model_info" else config_of("openai/small", **own)
     )
     found = prices(config)
-    rates = found.of_deployment(config.deployments[0])
+    rates = found.deployment_rates(config.deployments[0])
     assert rates is not None and rates.source == "file"
     assert rates.base == Price(input=Decimal(1), output=Decimal("1.25"))
 
@@ -119,13 +119,13 @@ def test_a_base_model_gives_the_price_of_a_name_that_nobody_lists() -> None:
     ],
 )
 def test_a_model_is_looked_up_with_and_without_its_provider_and_date(model: str, known: bool) -> None:
-    found = prices().of_reply(reply(model, 1, 1), request())
+    found = prices().reply_cost(reply(model, 1, 1), request())
     assert (found is not None) is known
 
 
 def test_ollama_costs_nothing_and_says_why() -> None:
     config = config_of("ollama_chat/llama3.1")
-    rates = prices(config, DEFAULT).of_deployment(config.deployments[0])
+    rates = prices(config, DEFAULT).deployment_rates(config.deployments[0])
     assert rates is not None and (rates.source, rates.base.input) == ("local", 0)
 
 
@@ -173,9 +173,9 @@ def test_a_price_that_one_deployment_lacks_is_the_default_or_unknown() -> None:
 def test_without_a_configuration_the_reply_says_which_model_it_was() -> None:
     assert prices().upper_bound(request(model="default")) is None
     assert prices(None, DEFAULT).upper_bound(request(model="default")) == DEFAULT
-    assert prices().of_reply(reply("openai/small", 10), request(model="default")) == Decimal("0.000002")
-    assert prices(None, DEFAULT).of_reply(reply("?", 10), request()) == Decimal("0.00003")
-    assert prices().of_reply(reply("?", 10), request()) is None
+    assert prices().reply_cost(reply("openai/small", 10), request(model="default")) == Decimal("0.000002")
+    assert prices(None, DEFAULT).reply_cost(reply("?", 10), request()) == Decimal("0.00003")
+    assert prices().reply_cost(reply("?", 10), request()) is None
 
 
 def test_the_deployment_that_answered_has_the_price_not_another_of_that_model() -> None:
@@ -187,18 +187,18 @@ def test_the_deployment_that_answered_has_the_price_not_another_of_that_model() 
     }
     both = LiteLLMConfig(config.path, (*config.deployments, dear), config.router_settings, {}, {})
     found = prices(both)
-    assert found.of_reply(reply("small", 1, deployment="dear"), request()) == Decimal("0.001")
+    assert found.reply_cost(reply("small", 1, deployment="dear"), request()) == Decimal("0.001")
     cheap = reply("small", 1, deployment="default/openai/small")
-    assert found.of_reply(cheap, request()) == Decimal("0.0000002")
+    assert found.reply_cost(cheap, request()) == Decimal("0.0000002")
 
 
 def test_an_answer_from_a_cache_costs_nothing() -> None:
-    assert prices().of_reply(reply("small", 10, 10, cache_hit=True), request()) == 0
+    assert prices().reply_cost(reply("small", 10, 10, cache_hit=True), request()) == 0
 
 
 def test_the_offline_model_is_free() -> None:
     assert Prices(free=True).upper_bound(request()) == Price(input=Decimal(0), output=Decimal(0))
-    assert Prices(free=True).of_reply(reply("offline", 10, 10), request()) == 0
+    assert Prices(free=True).reply_cost(reply("offline", 10, 10), request()) == 0
 
 
 @given(
@@ -209,10 +209,10 @@ def test_the_offline_model_is_free() -> None:
 def test_no_reply_costs_more_than_the_most(tokens: tuple[int, int, int], model: str, tag: tuple[str]) -> None:
     found = prices(config_of("openai/small", "openai/big"))
     prompt, completion, cached = tokens
-    spent = found.of_reply(reply(model, prompt, completion, cached), request(tags=tag))
+    spent = found.reply_cost(reply(model, prompt, completion, cached), request(tags=tag))
     most = found.upper_bound(request(tags=tag), prompt)
     assert spent is not None and most is not None
-    assert spent <= most.of(prompt, completion)
+    assert spent <= most.cost(prompt, completion)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_what_goes_into_a_providers_cache_costs_what_writing_does() -> None:
     usage = Usage(prompt_tokens=1_000, completion_tokens=0, cached_tokens=200, cache_write_tokens=300)
     told = ModelReply(model="claude-haiku-4-5", usage=usage)
     # 500 at $1, 200 at $0.10 and 300 at $1.25 a million.
-    assert found.of_reply(told, request()) == Decimal("0.000895")
+    assert found.reply_cost(told, request()) == Decimal("0.000895")
 
 
 def test_a_deployment_that_writes_to_the_cache_is_bounded_by_that_price() -> None:
@@ -285,11 +285,11 @@ def test_a_deployment_for_many_models_costs_what_the_called_one_does(group: str)
     called = ModelRequest(model=name, messages=(), user="me")
     usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
     answered = ModelReply(model="gpt-5.4-nano", deployment="all", usage=usage)
-    assert found.of_reply(answered, called) == Decimal("0.2")
+    assert found.reply_cost(answered, called) == Decimal("0.2")
     assert found.upper_bound(called) is not None
 
 
 def test_every_deployment_of_the_projects_own_file_has_a_price() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
     found = Prices(config, None)
-    assert [each for each in config.deployments if found.of_deployment(each) is None] == []
+    assert [each for each in config.deployments if found.deployment_rates(each) is None] == []

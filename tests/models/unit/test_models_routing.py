@@ -9,7 +9,7 @@ import pytest
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelRequest
-from meshwright.models.routing import check, fallbacks_of, route, tags_nobody_answers
+from meshwright.models.routing import check, group_fallbacks, route, tags_nobody_answers
 
 ROOT = Path(__file__).resolve().parents[3]
 KEYS = {"ANTHROPIC_API_KEY": "a", "OPENAI_API_KEY": "o"}
@@ -170,7 +170,7 @@ def test_fallbacks_follow_with_the_tags_of_the_call_a_fallbacks_own_before_its_s
         *(deployment(name, f"model-{name}") for name in "abcde"),
         fallbacks=[{"a": ["b", "c"]}, {"b": ["d"]}, {"*": ["e"]}],
     )
-    assert fallbacks_of(config, "a", "fallbacks") == ("b", "d", "e", "c")
+    assert group_fallbacks(config, "a", "fallbacks") == ("b", "d", "e", "c")
     found = route(config, {}, "a", [])
     assert [(each.group, each.when) for each in found.fallbacks] == [
         (name, "if none answers") for name in "bdec"
@@ -182,8 +182,8 @@ def test_default_fallbacks_are_for_groups_without_their_own_and_ask_nobody_twice
     config = config_of(
         *(deployment(name, name) for name in "abc"), fallbacks=[{"a": ["b"]}], default_fallbacks=["c", "a"]
     )
-    assert fallbacks_of(config, "a", "fallbacks") == ("b", "c")
-    assert fallbacks_of(config, "c", "fallbacks") == ("a", "b")
+    assert group_fallbacks(config, "a", "fallbacks") == ("b", "c")
+    assert group_fallbacks(config, "c", "fallbacks") == ("a", "b")
 
 
 def test_each_kind_of_error_has_fallbacks_of_its_own() -> None:
@@ -201,9 +201,9 @@ def test_each_kind_of_error_has_fallbacks_of_its_own() -> None:
 def test_the_routers_section_is_stronger_than_the_shared_one() -> None:
     members = tuple(deployment(name, name) for name in "abc")
     shared = {"fallbacks": [{"a": ["b"]}]}
-    assert fallbacks_of(LiteLLMConfig(Path("x"), members, {}, shared, {}), "a", "fallbacks") == ("b",)
+    assert group_fallbacks(LiteLLMConfig(Path("x"), members, {}, shared, {}), "a", "fallbacks") == ("b",)
     own = {"fallbacks": [{"a": ["c"]}]}
-    assert fallbacks_of(LiteLLMConfig(Path("x"), members, own, shared, {}), "a", "fallbacks") == ("c",)
+    assert group_fallbacks(LiteLLMConfig(Path("x"), members, own, shared, {}), "a", "fallbacks") == ("c",)
 
 
 def test_an_alias_and_a_pattern_are_groups_too() -> None:
@@ -302,5 +302,5 @@ def test_in_the_projects_own_file_one_key_reaches_somebody_and_cheap_calls_never
 
 def test_in_the_projects_own_file_quality_falls_back_to_fast() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
-    assert fallbacks_of(config, "quality", "fallbacks") == ("fast", "default")
-    assert fallbacks_of(config, "fast", "context_window_fallbacks") == ("quality",)
+    assert group_fallbacks(config, "quality", "fallbacks") == ("fast", "default")
+    assert group_fallbacks(config, "fast", "context_window_fallbacks") == ("quality",)

@@ -11,14 +11,14 @@ import pytest
 
 from meshwright import Agent, Capability, create_agent, create_router_agent, tool
 from meshwright.agents.prompts import parse_prompt
-from meshwright.agents.tools.functions import tools_of
+from meshwright.agents.tools.functions import collect_tools
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.models.component import ModelsComponent
 from meshwright.models.errors import ModelRefused
 from meshwright.models.named import AgentOptions, ModelSettings, litellm_config, open_model, with_fallbacks
 from meshwright.models.port import ModelReply
-from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
+from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, find_provider
 from meshwright.testing import ScriptedModel, mesh_for
 from meshwright.tools import FileTools
 
@@ -57,7 +57,7 @@ def environment_of(provider: Provider) -> dict[str, str]:
     ],
 )
 def test_a_name_decides_who_offers_the_model(name: str, whole: str) -> None:
-    assert provider_of(name)[1] == whole
+    assert find_provider(name)[1] == whole
 
 
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
@@ -104,14 +104,14 @@ def test_a_number_that_is_none_is_told_with_its_variable() -> None:
 )
 def test_an_unknown_name_is_answered_by_near_ones(name: str, near: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        provider_of(name)
+        find_provider(name)
     assert near in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["", "/", "/x", "a", "x" * 1000, "nobody-at-all/x"])
 def test_a_name_of_nothing_is_an_error_with_a_remedy(name: str) -> None:
     with pytest.raises(ConfigError, match="provider/model"):
-        provider_of(name)
+        find_provider(name)
 
 
 def test_a_provider_that_only_litellm_knows_works_by_its_usual_variable() -> None:
@@ -125,17 +125,17 @@ def test_a_legacy_name_leads_to_its_successor_and_says_so_once() -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("default")
         for _ in range(3):
-            assert provider_of("gpt-4-turbo")[1] == ALIASES["gpt-4-turbo"]
+            assert find_provider("gpt-4-turbo")[1] == ALIASES["gpt-4-turbo"]
     assert [each.category for each in told] == [LegacyModelName]
     assert "gpt-4-turbo" in str(told[0].message)
 
 
 def test_every_successor_is_a_name_that_is_taken_as_it_stands() -> None:
-    assert all(provider_of(successor)[1] == successor for successor in ALIASES.values())
+    assert all(find_provider(successor)[1] == successor for successor in ALIASES.values())
 
 
 def test_a_legacy_name_with_its_provider_is_meant() -> None:
-    assert provider_of("openai/gpt-4-turbo")[1] == "openai/gpt-4-turbo"
+    assert find_provider("openai/gpt-4-turbo")[1] == "openai/gpt-4-turbo"
 
 
 def test_fallbacks_belong_to_their_chain_alone() -> None:
@@ -276,7 +276,7 @@ def test_a_wrong_option_is_an_error_with_field_and_remedy(
 def test_an_agent_gets_functions_and_toolsets_as_tools() -> None:
     agent = create_agent("offline", tools=[twice, FileTools])
     assert agent.toolsets == (FileTools,)
-    assert [(each.name, each.function(4)) for each in tools_of(agent())] == [("twice", 8)]
+    assert [(each.name, each.function(4)) for each in collect_tools(agent())] == [("twice", 8)]
 
 
 def test_a_function_that_is_no_tool_is_refused() -> None:

@@ -15,10 +15,10 @@ from meshwright.agents.tools.tool import DelegationOptions
 from meshwright.cli.tasks import ask, submit
 from meshwright.client import TaskFields
 from meshwright.core.errors import IdempotencyConflict, InvalidInput, TaskFailed
-from meshwright.core.messages import Caller, Outcome, schema_of
+from meshwright.core.messages import Caller, Outcome, answer_schema
 from meshwright.engine.work.record import TaskView
 from meshwright.mesh.identity.rules import shown
-from meshwright.models.structure import response_schema, shape_of
+from meshwright.models.structure import answer_shape, response_schema
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.tools import ToolContext
 
@@ -115,7 +115,7 @@ async def test_a_shape_that_every_answer_has_asks_for_nothing() -> None:
         assert await mesh.ask("judge", "Look.", shape=dict[str, Any]) == {"text": "Well."}
         assert (await mesh.ask("judge", "Look.", shape=Outcome)).text == "Well."
     assert [request.response_schema for request in model.requests] == [None] * 3
-    assert schema_of(dict[str, int]) == {"type": "object", "additionalProperties": {"type": "integer"}}
+    assert answer_schema(dict[str, int]) == {"type": "object", "additionalProperties": {"type": "integer"}}
 
 
 async def test_an_answer_that_stays_of_another_shape_fails_and_is_not_the_agents_fault() -> None:
@@ -195,8 +195,8 @@ async def test_a_repeat_has_the_same_shape() -> None:
 def test_a_schema_that_cannot_be_strict_goes_to_the_model_as_it_is() -> None:
     choice = {"enum": [{"title": "x"}]}
     free = {"type": "object", "properties": {"a": {"$ref": "#/properties/b"}, "b": choice}}
-    assert response_schema(shape_of(free)) == free
-    strict = response_schema(shape_of({"type": "object", "properties": {"b": choice}}))
+    assert response_schema(answer_shape(free)) == free
+    strict = response_schema(answer_shape({"type": "object", "properties": {"b": choice}}))
     assert strict["properties"] == {"b": choice}
     assert (strict["required"], strict["additionalProperties"]) == (["b"], False)
 

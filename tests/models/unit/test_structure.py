@@ -14,7 +14,7 @@ from meshwright.agents.run.run import Run
 from meshwright.core.errors import ConfigError
 from meshwright.core.schema_checks import InvalidSchema
 from meshwright.models.errors import StructureInvalid
-from meshwright.models.structure import read_answer, response_schema, shape_of
+from meshwright.models.structure import answer_shape, read_answer, response_schema
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
 
@@ -77,7 +77,7 @@ def test_a_schema_is_as_strict_as_openai_wants_it(shape: type[BaseModel]) -> Non
 )
 def test_arrays_of_a_callers_shape_say_what_is_in_them(field: Any, sent: Any) -> None:
     schema = {"type": "object", "properties": {"type": field}, "required": ["type"]}
-    assert response_schema(shape_of(schema))["properties"]["type"] == sent
+    assert response_schema(answer_shape(schema))["properties"]["type"] == sent
 
 
 def test_fields_may_have_the_names_of_keywords() -> None:

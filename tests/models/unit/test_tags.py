@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from meshwright import Agent, Capability, Task, create_agent
 from meshwright.agents.loader import load_agents, prompts_brought
 from meshwright.agents.prompts import Prompts, PromptSources
-from meshwright.agents.shipped import warnings_of
+from meshwright.agents.shipped import find_warnings
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.providers import LegacyModelName
@@ -122,7 +122,7 @@ def test_a_fleets_tags_that_nobody_has_are_told_at_the_start(tmp_path: Path) -> 
     (tmp_path / "tagged.prompt").write_text(PROMPT.replace("of, prompt", "medium, monitoring"))
     config = read_config(ROOT / "litellm_config.yaml")
     agents = (Plain, Slipping, Picky, RESEARCHER)
-    assert [str(each) for each in warnings_of(config, Prompts(tmp_path), agents)] == [
+    assert [str(each) for each in find_warnings(config, Prompts(tmp_path), agents)] == [
         "prompt tagged: no deployment of group 'default' is tagged medium and monitoring. "
         "One tagged default answers; tag one with these, or take one away",
         "agent slipping [reserch]: no deployment of litellm_config.yaml is tagged 'reserch'. "
@@ -134,11 +134,11 @@ def test_a_fleets_tags_that_nobody_has_are_told_at_the_start(tmp_path: Path) -> 
 
 def test_the_fleet_that_comes_with_the_mesh_has_a_deployment_for_all_its_tags() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
-    assert warnings_of(config, Prompts(ROOT / "prompts"), load_agents(ROOT / "actors")) == []
+    assert find_warnings(config, Prompts(ROOT / "prompts"), load_agents(ROOT / "actors")) == []
 
 
 def test_only_the_router_has_a_file_to_be_warned_of(tmp_path: Path) -> None:
-    assert warnings_of(adapter_for(ScriptedModel()).config, Prompts(tmp_path), (Slipping,)) == []
+    assert find_warnings(adapter_for(ScriptedModel()).config, Prompts(tmp_path), (Slipping,)) == []
 
 
 def chosen(text: str, sample: Task) -> list[str]:
@@ -213,5 +213,5 @@ def test_a_model_that_code_names_needs_no_group(tmp_path: Path) -> None:
         solo = create_agent("gpt-4", agent_id="solo")
     grouped = create_agent("fast", agent_id="grouped", tags=["nobody"])
     brought = prompts_brought([solo, grouped])
-    [warning] = warnings_of(config, PromptSources([Prompts(tmp_path, in_code=brought)]), [solo, grouped])
+    [warning] = find_warnings(config, PromptSources([Prompts(tmp_path, in_code=brought)]), [solo, grouped])
     assert "prompt grouped: no deployment of litellm_config.yaml is tagged 'nobody'" in str(warning)

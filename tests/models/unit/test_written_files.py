@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meshwright.agents.prompts import Prompts
 from meshwright.models.config import read_config
-from meshwright.models.routing import deployments_of, fallbacks_of, matching
+from meshwright.models.routing import group_deployments, group_fallbacks, matching
 from tests.support.running_mesh import run
 
 PROMPT = """\
@@ -83,8 +83,8 @@ def test_a_configuration_for_litellm_is_read_as_written(tmp_path: Path) -> None:
     path.write_text(CONFIG)
     config = read_config(path)
     assert config is not None and {*config.groups} == {CLAUDE, GEMINI, PHI, "ollama-phi3.5"}
-    assert fallbacks_of(config, CLAUDE, "fallbacks") == (GEMINI, PHI)
-    phi = deployments_of(config, PHI)
+    assert group_fallbacks(config, CLAUDE, "fallbacks") == (GEMINI, PHI)
+    phi = group_deployments(config, PHI)
     assert phi is not None and len(phi) == 2
     [cheap] = matching(config, phi, ("cheap",))
     assert cheap["litellm_params"]["tags"] == ["cheap", "local", "monitoring"]

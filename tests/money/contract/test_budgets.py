@@ -30,7 +30,7 @@ from meshwright.money.balance import Balance
 from meshwright.money.budgets import Budgets
 from tests.support.harness import RuntimeHarness
 
-KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
+KIND = ActorKind.from_class(BudgetAccount, type=ACCOUNT)
 PRICES = Prices(default=Price(input=ZERO, output=Decimal(1_000_000)), listed=dict)
 LIMIT = Decimal(100)
 POT = Budget(name="pot", limit_usd=LIMIT)

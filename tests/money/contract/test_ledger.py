@@ -15,7 +15,7 @@ from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
 from meshwright.core.messages import Usage
 from meshwright.models.port import Call
-from meshwright.money.costs import COLUMNS, Cost, CostQuery, costs_of, row_of, since_of
+from meshwright.money.costs import COLUMNS, Cost, CostQuery, cost_row, parse_since, sum_costs
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Location
 
@@ -48,7 +48,7 @@ def call(
 
 
 async def sums(store: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | None, Cost]:
-    found = await costs_of(store.log, CostQuery(**{"tenant_id": "default", "by": by, **wanted}))
+    found = await sum_costs(store.log, CostQuery(**{"tenant_id": "default", "by": by, **wanted}))
     return {item.key: item for item in found.items}
 
 
@@ -118,7 +118,7 @@ async def test_nothing_in_an_event_keeps_the_ledger_from_its_sums(store: LogOnFi
     nonsense = [event(n, "model.called", agent_id="odd", payload=payload) for n in range(1, 4)]
     await store.write([*nonsense, call(4)])
     for by in ("agent", "tag", "model", "task", "tree", "tenant"):
-        found = await costs_of(store.log, CostQuery("default", by))
+        found = await sum_costs(store.log, CostQuery("default", by))
         assert (found.total.calls, found.total.cost_usd) == (4, Decimal("0.25"))
         assert found.total.unpriced == 3
 
@@ -203,7 +203,7 @@ async def test_costs_are_summed_up_by_whatever_they_were_for(store: LogOnFile) -
             key: Decimal(cost) for key, cost in expected.items()
         }
         assert list(found) == list(expected)
-    total = (await costs_of(store.log, CostQuery("default", "tag"))).total
+    total = (await sum_costs(store.log, CostQuery("default", "tag"))).total
     assert (total.calls, total.failed, total.cost_usd) == (3, 1, Decimal("0.3"))
     assert (total.prompt_tokens, total.cached_tokens, total.completion_tokens) == (200, 80, 20)
 
@@ -213,12 +213,12 @@ async def test_a_price_that_nobody_knows_is_never_nothing(store: LogOnFile) -> N
     found = await sums(store)
     assert (found["known"].cost_usd, found["known"].unpriced) == (Decimal("0.25"), 0)
     assert (found["unknown"].cost_usd, found["unknown"].unpriced) == (None, 1)
-    total = (await costs_of(store.log, CostQuery("default"))).total
+    total = (await sum_costs(store.log, CostQuery("default"))).total
     assert (total.cost_usd, total.unpriced) == (Decimal("0.25"), 1)
 
 
 async def test_an_empty_ledger_comes_to_nothing(store: LogOnFile) -> None:
-    found = await costs_of(store.log, CostQuery("default"))
+    found = await sum_costs(store.log, CostQuery("default"))
     assert (found.items, found.omitted, found.total.calls, found.total.saved_usd) == ((), 0, 0, 0)
 
 
@@ -245,7 +245,7 @@ async def test_a_tenant_sees_its_own_costs_alone(store: LogOnFile) -> None:
 
 async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(store: LogOnFile) -> None:
     await store.write([call(n, task_id=f"t{n}", reply=answered(f"0.{n}")) for n in range(1, 8)])
-    found = await costs_of(store.log, CostQuery("default", "task"), limit=2)
+    found = await sum_costs(store.log, CostQuery("default", "task"), limit=2)
     assert ([item.key for item in found.items], found.omitted) == (["t7", "t6"], 5)
     assert (found.total.calls, found.total.cost_usd) == (7, Decimal("2.8"))
 
@@ -254,7 +254,7 @@ async def test_a_series_has_a_row_for_each_hour_and_pair_of_keys(store: LogOnFil
     hour = 3600  # calls are a second apart
     written = [(0, "a"), (1, "b"), (hour, "a"), (hour + 1, "a"), (25 * hour, "b")]
     await store.write([call(n, asked(user=user), reply=answered("0.5")) for n, user in written])
-    hours = await costs_of(store.log, CostQuery("default", "agent,model", bucket="hour"))
+    hours = await sum_costs(store.log, CostQuery("default", "agent,model", bucket="hour"))
     shown = [(item.time, item.key, item.key2, item.calls, item.cost_usd) for item in hours.items]
     first, later = START + timedelta(hours=1), START + timedelta(hours=25)
     assert shown == [
@@ -264,7 +264,7 @@ async def test_a_series_has_a_row_for_each_hour_and_pair_of_keys(store: LogOnFil
         (later, "b", "big-1", 1, Decimal("0.5")),
     ]
     assert (hours.by, hours.bucket, hours.omitted, hours.total.calls) == ("agent,model", "hour", 0, 5)
-    days = await costs_of(store.log, CostQuery("default", "model,agent", bucket="day"), limit=2)
+    days = await sum_costs(store.log, CostQuery("default", "model,agent", bucket="day"), limit=2)
     assert [(item.time, item.key, item.key2, item.calls) for item in days.items] == [
         (START, "big-1", "a", 3),
         (START, "big-1", "b", 1),
@@ -307,13 +307,13 @@ async def test_until_leaves_out_what_ended_then_or_later(store: LogOnFile) -> No
         ({"since": second}, 2),
         ({"since": second, "until": second}, 0),
     ):
-        assert (await costs_of(store.log, CostQuery("default", **known))).total.calls == calls
+        assert (await sum_costs(store.log, CostQuery("default", **known))).total.calls == calls
 
 
 @pytest.mark.parametrize("by", ["mood", "agent,mood", "agent,agent", "agent,", "", "agent,tag,model"])
 async def test_costs_are_summed_by_one_or_two_known_keys(store: LogOnFile, by: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        await costs_of(store.log, CostQuery("default", by))
+        await sum_costs(store.log, CostQuery("default", by))
     assert refused.value.field == "by"
 
 
@@ -345,7 +345,7 @@ def open_log_in_memory() -> Any:
 def test_the_row_of_a_call_keeps_what_its_event_says() -> None:
     request = asked("b", "a", "b", thread_id="talk", attempt=1, step=2)
     one = call(1, request, reply=answered("0.000000000001", latency_ms=1.5))
-    row = dict(zip(COLUMNS, row_of(one, 7.0), strict=True))
+    row = dict(zip(COLUMNS, cost_row(one, 7.0), strict=True))
     assert (row["tags"], row["cost_pico"], row["latency_ms"]) == ('["b","a"]', 1, 1.5)
     assert (row["time"], row["thread_id"], row["attempt"], row["step"]) == (7.0, "talk", 1, 2)
     assert [row[name] for name in COLUMNS if name.endswith("_tokens")] == [100, 40, 10, 4]
@@ -411,11 +411,11 @@ async def test_a_call_that_was_cut_off_has_one_row_that_its_run_knows_best(
     ],
 )
 def test_a_time_is_said_as_people_do(text: str, time: datetime) -> None:
-    assert since_of(text, START) == time
+    assert parse_since(text, START) == time
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "24", "h", "-1h", "1h30m", "9999999h", "999999w", "²h"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        since_of(text, START)
+        parse_since(text, START)
     assert refused.value.field == "since"

@@ -31,7 +31,7 @@ from meshwright.testing.mesh import BEGINNING
 from tests.support.budgets import STEP, Spending, budget, request, spending, until
 from tests.support.turn_driver import Driven
 
-KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
+KIND = ActorKind.from_class(BudgetAccount, type=ACCOUNT)
 
 
 # Crashes and windows

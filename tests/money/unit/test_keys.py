@@ -25,8 +25,8 @@ from meshwright.engine.kernel.envelope import ActorRef, Message
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.engine.stores.sqlite import SqliteStore
-from meshwright.money.keys import KINDS, PREFIX, KeyProjection, Keys, budget_of
-from meshwright.money.proxy import CostDifference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
+from meshwright.money.keys import KINDS, PREFIX, KeyProjection, Keys, key_budget
+from meshwright.money.proxy import CostDifference, LiteLLMProxy, ProxyFailed, make_proxy, reconcile
 from meshwright.testing import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -222,14 +222,14 @@ async def test_a_key_is_for_an_id(keys: Keys, agent_id: str) -> None:
     window=st.sampled_from(["hour", "day", "month", "total"]),
 )
 def test_a_budget_is_read_to_the_last_digit(amount: Decimal, window: str) -> None:
-    budget = budget_of(f"{amount:f}/{window}", "01K", "helper")
+    budget = key_budget(f"{amount:f}/{window}", "01K", "helper")
     assert (budget.limit_usd, budget.window, budget.scope, budget.of) == (amount, window, "agent", "helper")
 
 
 @pytest.mark.parametrize("text", ["", "x", "5/week", "-1/day", "nan", "inf/day", "5/day/2", "1e300000000"])
 def test_a_budget_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="expected dollars"):
-        budget_of(text, "01K", "helper")
+        key_budget(text, "01K", "helper")
 
 
 def test_the_command_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ async def fake() -> AsyncIterator[tuple[FakeProxy, LiteLLMProxy]]:
 
 async def test_a_proxy_makes_and_ends_a_key_with_its_budget(fake: tuple[FakeProxy, LiteLLMProxy]) -> None:
     server, proxy = fake
-    made = await proxy.create_key("helper", tenant_id="acme", budget=budget_of("5.00/day", "x", "helper"))
+    made = await proxy.create_key("helper", tenant_id="acme", budget=key_budget("5.00/day", "x", "helper"))
     await proxy.delete_key(made.token)
     assert made == ("sk-made", "88dc")
     (generate, asked), (delete, ended) = server.asked
@@ -404,4 +404,4 @@ async def test_a_proxy_that_is_not_there_is_told() -> None:
     with pytest.raises(ProxyFailed, match="does not answer"):
         await LiteLLMProxy("http://127.0.0.1:1", MASTER).spend_by_tag()
     with pytest.raises(InvalidInput, match="No LiteLLM proxy is set"):
-        proxy_of(None, MASTER)
+        make_proxy(None, MASTER)

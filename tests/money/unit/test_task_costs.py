@@ -139,7 +139,7 @@ async def test_a_root_counts_a_descendant_that_timed_out() -> None:
 
 
 def test_what_a_cancelled_task_cost_is_not_known_where_its_worker_is_gone() -> None:
-    thread = Driven(ActorKind.of(AgentThread, type="helper"), "default:thread")
+    thread = Driven(ActorKind.from_class(AgentThread, type="helper"), "default:thread")
     thread.take("enqueue", a_dispatch(a_task("t1", thread_id="thread")))
     thread.take("claim", Claim(task_id="t1", owner="w1"))
     thread.take("cancel", Cancel(task_id="t1"))

@@ -166,4 +166,4 @@ async def test_pages_go_by_name_and_tenants_see_their_own(database: Database) ->
     [other] = await database.read(table.page, "globex", "", 10)
     assert (other.row.digest, other.labels) == ("digest of secret", {})
     assert [live.tenant_id for live in (await database.read(table.live)).items] == ["acme"] * 3
-    assert await database.read(table.text_of, Live(tenant_id="globex", name="a", version=1)) == "secret"
+    assert await database.read(table.version_text, Live(tenant_id="globex", name="a", version=1)) == "secret"

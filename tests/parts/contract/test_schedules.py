@@ -21,7 +21,7 @@ from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.engine.work.protocol import Accept, TaskKey
 from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.acceptance import PayloadLimits, hash_of, make_task
+from meshwright.mesh.orchestration.acceptance import PayloadLimits, hash_request, make_task
 from meshwright.mesh.orchestration.orchestrator import Orchestrator
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.parts.schedules import table
@@ -69,7 +69,7 @@ class TaskDesk:
     ) -> Receipt:
         now = self.runtime.clock.now()
         task = make_task(request, caller, now=now, limits=PayloadLimits(), idempotency_key=idempotency_key)
-        accept = Accept.of(task, request_hash=hash_of(request, caller, idempotency_key))
+        accept = Accept.wrap(task, request_hash=hash_request(request, caller, idempotency_key))
         return await self.runtime.call(TaskKey(task.tenant_id, task.task_id).ref, "accept", accept)
 
 
@@ -77,7 +77,7 @@ def tasks_by(clock: ManualClock) -> ActorKind:
     week = timedelta(days=7).total_seconds()
     registry = Registry(clock, degraded_after_seconds=week, offline_after_seconds=2 * week)
     registry.register(Registration(agent_id="clerk", name="Clerk", capabilities=(Capability("clerking"),)))
-    return ActorKind.of(Orchestrator, registry=registry)
+    return ActorKind.from_class(Orchestrator, registry=registry)
 
 
 async def opened(database: Database) -> EventLog:

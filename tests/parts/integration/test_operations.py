@@ -19,7 +19,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable, Unauthenticated
 from meshwright.core.events import Event
 from meshwright.core.messages import Caller
-from meshwright.core.operations import operation_of, operations_of
+from meshwright.core.operations import get_operation, get_operations
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import EventFilter, TaskFilter
 from meshwright.engine.work.protocol import Wait
@@ -293,7 +293,7 @@ def test_every_operation_has_a_rule_and_a_line_in_the_tables() -> None:
         if not (name.startswith("_") or hasattr(Acting, name))
     }
     tables = {line[0] for table in (OF_TASKS, OF_TENANTS) for line in lines(table)} | {*OF_ALL_TENANTS}
-    declared = {name for kind in KINDS for name in operations_of(kind)}
+    declared = {name for kind in KINDS for name in get_operations(kind)}
     assert methods == declared == tables == set(USES)
 
 
@@ -396,7 +396,7 @@ async def test_approvals_take_an_approver_or_the_caller_whom_they_name(
     task = await made(mesh, by)
     view = replace(await mesh.get(Tasks).task(task.ended, "acme"), waits=(wait,))
     try:
-        operation_of(Operations.answer).rule.check(by)
+        get_operation(Operations.answer).rule.check(by)
         check_answer(by, view, "w")
     except Forbidden:
         assert not expected

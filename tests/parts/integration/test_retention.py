@@ -20,7 +20,7 @@ from meshwright.engine.sql.database import Session
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.money.costs import CostQuery, costs_of
+from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.parts.maintenance.verify import verify_store
 from meshwright.parts.retention.operations import Retention
 from tests.support.postgres import Address, Location
@@ -190,7 +190,7 @@ async def test_records_go_some_days_after_their_tasks(
         await called(mesh, first)
         [part] = await listed(mesh) - {first, talking.task_id, failed.task_id}
         before = await heads(mesh)
-        spent = await costs_of(mesh.log, CostQuery("default"))
+        spent = await sum_costs(mesh.log, CostQuery("default"))
         now_is_later(mesh, monkeypatch)
         assert (await retention.prune(ADMIN)).records == 0
         assert (await retention.prune(ADMIN, dry_run=True)).records == 0
@@ -207,7 +207,7 @@ async def test_records_go_some_days_after_their_tasks(
         gone = {("Orchestrator", first), ("Orchestrator", talking.task_id)}
         assert await heads(mesh) & (gone | threads) == set()
         assert {("Orchestrator", name) for name in (again.task_id, failed.task_id, part)} <= await heads(mesh)
-        assert (await costs_of(mesh.log, CostQuery("default"))).total == spent.total
+        assert (await sum_costs(mesh.log, CostQuery("default"))).total == spent.total
         assert spent.total.cost_usd == Decimal("0.25")
         assert await faults(mesh) == []
         events = await mesh.log.query(EventFilter(event_type="records.pruned"))

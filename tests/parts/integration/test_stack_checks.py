@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ServiceFailed
-from meshwright.parts.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
+from meshwright.parts.stack.checks import (
+    check_backends,
+    check_mosquitto,
+    check_redis,
+    choose_channel,
+    failure_reason,
+)
 from meshwright.parts.stack.component_files import volatile_stores
 from meshwright.parts.stack.machine import Ports
 from meshwright.parts.stack.services import Backends, redis
@@ -116,14 +122,14 @@ async def test_a_service_that_does_not_answer_is_named(services: Services, ports
 def test_the_channel_is_what_the_sidecar_can(
     version: tuple[int, ...], wanted: str, channel: str, said: int
 ) -> None:
-    found, lines = channel_of(Settings(dapr_channel=wanted), version)
+    found, lines = choose_channel(Settings(dapr_channel=wanted), version)
     assert (found, len(lines)) == (channel, said)
     assert all("daprd 1.1" in line and "run daprd 1.1" in line for line in lines)
 
 
 def test_a_sidecar_that_cannot_do_what_was_asked_for_is_refused() -> None:
     with pytest.raises(ServiceFailed, match=r"daprd 1\.17\.0 cannot call actors over gRPC") as caught:
-        channel_of(Settings(dapr_channel="grpc"), (1, 17, 0))
+        choose_channel(Settings(dapr_channel="grpc"), (1, 17, 0))
     assert 'dapr.channel = "auto"' in caught.value.remedy
 
 
@@ -192,7 +198,7 @@ async def test_a_component_that_daprd_refuses_is_named(
 ) -> None:
     sidecar = services.daprd("mesh", components=changed(name, old, new), actors=False)
     await sidecar.start_in_vain()
-    reason = reason_of(sidecar.log.splitlines()[-50:])
+    reason = failure_reason(sidecar.log.splitlines()[-50:])
     assert reason.text.startswith(f"component {component}: ") and said in reason.text
     assert ("MESH_DAPR_BIN" in reason.remedy) == ("couldn't find" in said)
 

@@ -51,7 +51,7 @@ def task_of(number: int, thread: str | None = None, by: str = "ada", tenant: str
 def test_ten_thousand_assignments_have_the_shares_of_the_weights() -> None:
     for unit in ("thread", "requester"):
         assignment = Assignment(row_of(unit=unit))
-        chosen = Counter(assignment.of(task_of(number, by=f"u-{number}")).name for number in range(TASKS))
+        chosen = Counter(assignment.assign(task_of(number, by=f"u-{number}")).name for number in range(TASKS))
         for name, weight in WEIGHTS.items():
             low, high = wilson(chosen[name], TASKS, alpha=0.001)
             assert low <= weight / sum(WEIGHTS.values()) <= high, (unit, name, chosen)
@@ -61,13 +61,15 @@ def test_tasks_of_a_unit_get_the_same_variant() -> None:
     by_thread, by_requester = Assignment(row_of()), Assignment(row_of(unit="requester"))
     for number in range(50):
         thread, by, later = f"th-{number}", f"u-{number}", number + 50
-        assert by_thread.of(task_of(number, thread)) == by_thread.of(task_of(later, thread, "bob"))
-        assert by_requester.of(task_of(number, by=by)) == by_requester.of(task_of(later, by=by))
+        assert by_thread.assign(task_of(number, thread)) == by_thread.assign(task_of(later, thread, "bob"))
+        assert by_requester.assign(task_of(number, by=by)) == by_requester.assign(task_of(later, by=by))
 
 
 def test_another_salt_or_experiment_chooses_independently() -> None:
     assignments = [Assignment(row) for row in (row_of(), row_of(salt="other"), row_of("e-2"))]
-    chosen = [[assignment.of(task_of(number)).name for number in range(1_000)] for assignment in assignments]
+    chosen = [
+        [assignment.assign(task_of(number)).name for number in range(1_000)] for assignment in assignments
+    ]
     for other in chosen[1:]:
         same = sum(one == two for one, two in zip(chosen[0], other, strict=True))
         low, high = wilson(same, 1_000, alpha=0.001)

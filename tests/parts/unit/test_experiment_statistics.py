@@ -29,7 +29,7 @@ TRIALS, ENOUGH = 20, 19
 
 
 def sample_of(values: list[float]) -> Sample:
-    return Sample.of_sums(len(values), fmean(values), fmean(value * value for value in values))
+    return Sample.from_sums(len(values), fmean(values), fmean(value * value for value in values))
 
 
 def is_naive_alarm(first: Sample, second: Sample) -> bool:
@@ -50,7 +50,7 @@ def test_intervals_and_p_values_are_those_of_scipy_and_statsmodels() -> None:
 def test_edges_of_samples_have_intervals_too() -> None:
     assert wilson(0, 20)[0] == 0 and wilson(20, 20)[1] == pytest.approx(1)
     assert mean_interval(Sample(1, 3.0, 0.0)) == (3.0, 3.0)
-    same = Sample.of_sums(30, 0.1, 0.1 * 0.1)
+    same = Sample.from_sums(30, 0.1, 0.1 * 0.1)
     assert same.variance == 0
     assert compare(same, same) == (0, 0, 0, 1)
     apart = compare(same, same._replace(mean=0.2))
@@ -91,9 +91,9 @@ def test_equal_variants_are_found_different_in_at_most_five_percent_however_ofte
                 sums[arm + 1] += sum(value * value for value in values)
             means = [total / count for total in sums]
             if kind == "costs":
-                pair = [Sample.of_sums(count, means[arm], means[arm + 1]) for arm in (0, 2)]
+                pair = [Sample.from_sums(count, means[arm], means[arm + 1]) for arm in (0, 2)]
             else:
-                pair = [Sample.of_share(count, means[arm]) for arm in (0, 2)]
+                pair = [Sample.from_share(count, means[arm]) for arm in (0, 2)]
             found = compare(*pair)
             has_alarm |= found is not None and found.p_value <= ALPHA
             has_naive |= count >= MIN_COUNT and count % 40 == 0 and is_naive_alarm(*pair)
@@ -130,7 +130,7 @@ def run_as_said(row: ExperimentRow, chance: random.Random, rates: tuple[float, f
             ]
             if done % 10 and done < most:
                 continue
-            samples = [Sample.of_share(done, count / done) for count in successes]
+            samples = [Sample.from_share(done, count / done) for count in successes]
             found = results(
                 row, Measurements({("success", "before"): samples[0], ("success", "after"): samples[1]}, {})
             )
@@ -171,7 +171,9 @@ def test_a_guard_acts_on_what_is_sure(
     guard: ExperimentGuard | None, share: float, count: int, reason: str | None
 ) -> None:
     wanted = row_of(guard=guard).request
-    found = breach(wanted, measured(before=Sample.of_share(count, 0.9), after=Sample.of_share(count, share)))
+    found = breach(
+        wanted, measured(before=Sample.from_share(count, 0.9), after=Sample.from_share(count, share))
+    )
     assert (found is None) == (reason is None)
     assert found is None or (found.variant, found.reason.startswith(reason or "")) == ("after", True)
 

@@ -194,10 +194,10 @@ async def test_tool_that_the_operator_names_later_is_offered_at_once(tmp_path: P
     server, model = Server(tmp_path, "own", []), ScriptedModel()
     async with mesh_with(tmp_path, server, model=model) as mesh:
         consents = mesh.mesh.get(Consents)
-        documents = [ToolDocument.of(name, name) for name in ("look", "peek")]
+        documents = [ToolDocument.describe(name, name) for name in ("look", "peek")]
         assert list((await consents.offer("s", ["look"], documents[:1])).accepted) == ["look"]
         assert list((await consents.offer("s", ["look", "pe*"], documents)).accepted) == ["look", "peek"]
-        brought = ToolDocument.of("pear", "pear")
+        brought = ToolDocument.describe("pear", "pear")
         assert list((await consents.offer("s", ["look", "pe*"], [*documents, brought])).withheld) == ["pear"]
 
 

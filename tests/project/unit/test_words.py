@@ -1,4 +1,4 @@
-"""The runtime's docstrings put the noun first, and each of its classes has a name of its own."""
+"""Docstrings put the noun first, no function is named by `of`, each class has a name of its own."""
 
 import ast
 import re
@@ -10,6 +10,7 @@ import meshwright
 
 PACKAGE = Path(meshwright.__file__).parent
 FOREIGN = re.compile(r"(?:^|[.!?]\s+|\n\s*\n\s*)(?:What|Whose|Who|Where|Whoever)\b")
+OF = re.compile(r"^_*of(_|$)|_of$")
 
 
 def nodes() -> Iterator[tuple[Path, ast.AST]]:
@@ -33,3 +34,13 @@ def test_no_sentence_of_a_docstring_begins_with_a_question_word() -> None:
 def test_no_two_classes_share_a_name() -> None:
     names = Counter(node.name for _, node in nodes() if isinstance(node, ast.ClassDef))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_function_is_called_by_of() -> None:
+    """Its name is a verb and a noun, or a noun: `render_text`, `event_row`, not `text_of` or `of`."""
+    names = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, node in nodes()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and OF.search(node.name)
+    ]
+    assert names == []

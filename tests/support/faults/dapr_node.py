@@ -26,7 +26,7 @@ from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.sql.writer import ApartDatabase
 from meshwright.engine.stores.dapr import DaprStore, Options
-from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
+from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, process_role
 from meshwright.mesh.mesh import Mesh
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
@@ -118,7 +118,7 @@ def mesh_of(post: Post) -> Mesh:
         agents=fleet,
         model=model_of(job, books, unharmed),
         runtime=make,
-        role=role_of(settings, WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
+        role=process_role(settings, WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
     )
 
 

@@ -11,11 +11,11 @@ from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef
-from meshwright.engine.kernel.rows import record_of
+from meshwright.engine.kernel.rows import read_record
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.money.balance import Balance
-from meshwright.money.costs import CallProjection, CostQuery, costs_of
+from meshwright.money.costs import CallProjection, CostQuery, sum_costs
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence, Money
 
@@ -66,7 +66,7 @@ async def money_in(
     log: EventLog, books: Books, heads: Mapping[ActorRef, ActorRecord], cost_usd: Decimal
 ) -> Money:
     """Add up what a run has cost."""
-    total = (await costs_of(log, CostQuery(None))).total
+    total = (await sum_costs(log, CostQuery(None))).total
     balance = Balance.model_validate_json(heads[BUDGET].state) if BUDGET in heads else Balance()
     return Money(
         provider=books.calls.count() * cost_usd,
@@ -83,7 +83,7 @@ def heads_in(database: Database) -> dict[ActorRef, ActorRecord]:
         "WHERE revision > 0"
     ).fetchall()
     reader.close()
-    return {ActorRef(*row[:2]): record_of(row[2:]) for row in rows}
+    return {ActorRef(*row[:2]): read_record(row[2:]) for row in rows}
 
 
 def undelivered_in(database: Database, table: str = "mailbox") -> int:

@@ -266,7 +266,7 @@ def rest(evidence: Evidence) -> Iterator[str]:
 def lists(evidence: Evidence) -> Iterator[str]:
     """The list of tasks says what their heads say."""
     records = {
-        TaskKey.of(ref).task_id: record_of(head)
+        TaskKey.from_ref(ref).task_id: record_of(head)
         for ref, head in evidence.heads.items()
         if ref.type == ORCHESTRATOR
     }

@@ -162,7 +162,7 @@ class MemoryMesh:
         self.missing = tuple(missing)
         with (
             patch.object(app, "ours", lambda: [part for part in ours() if part.name not in _LEFT_OUT]),
-            patch.object(app, "database_of", self._database),
+            patch.object(app, "choose_database", self._database),
         ):
             self._mesh = build_mesh(
                 self._settings,

@@ -89,7 +89,7 @@ class Sessions:
         return await asyncio.shield(self._decisions[name])
 
     def _begin_asking(self, name: str) -> asyncio.Task[str]:
-        with self._run.of_program():
+        with self._run.program_block():
             return asyncio.create_task(self._ask(name))
 
     async def _ask(self, name: str) -> str:

@@ -182,8 +182,8 @@ def _remembered() -> tuple[tuple[Any, str, Any], ...]:
         (turns, "_describe", functools.cache(turns._describe)),
         (Approval, "model_json_schema", _remembered_schemas()),
         (cells, "TypeAdapter", functools.cache(cells.TypeAdapter)),
-        (component, "code_of", functools.cache(component.code_of)),
-        (sources, "checkout_of", functools.cache(sources.checkout_of)),
+        (component, "hash_code", functools.cache(component.hash_code)),
+        (sources, "find_checkout", functools.cache(sources.find_checkout)),
         (migrations, "migration_steps", functools.cache(migrations.migration_steps)),
     )
 

@@ -12,7 +12,7 @@ from meshwright import Agent, Capability
 from meshwright.agents.tools.tool import Unchanged
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from meshwright.tools import tools_of
+from meshwright.tools import collect_tools
 from meshwright.toolsets.kube_changes import KubeTools
 from meshwright.toolsets.kubectl import read_manifest
 from tests.support.kube_cluster import CONTEXT, Cluster, certified, running_cluster, settings_of
@@ -53,7 +53,7 @@ def table_of(cluster: Cluster) -> dict[str, Any]:
 async def call(cluster: Cluster) -> AsyncIterator[Call]:
     """Calls a tool as a model does."""
     toolset = KubeTools(settings_of(table_of(cluster)))
-    tools = {tool.name: tool for tool in tools_of(toolset)}
+    tools = {tool.name: tool for tool in collect_tools(toolset)}
 
     async def call(tool: str, /, **arguments: Any) -> Any:
         return await tools[tool].call(json.dumps(arguments), NO_CONTEXT)
@@ -185,7 +185,7 @@ async def test_undo_brings_back_the_template_of_a_revision(call: Call, cluster: 
 
 async def preview(cluster: Cluster, wanted: str, /, **arguments: Any) -> Any:
     toolset = KubeTools(settings_of(table_of(cluster)))
-    [tool] = [tool for tool in tools_of(toolset) if tool.name == wanted]
+    [tool] = [tool for tool in collect_tools(toolset) if tool.name == wanted]
     try:
         return await tool.preview(json.dumps(arguments), NO_CONTEXT)
     finally:
@@ -288,7 +288,7 @@ async def test_what_the_user_of_the_kubeconfig_may_not_do_is_told_in_the_cluster
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(config))
     toolset = KubeTools(settings_of({**table_of(cluster), "kubeconfig": str(path)}))
-    get = next(tool for tool in tools_of(toolset) if tool.name == "kube_get")
+    get = next(tool for tool in collect_tools(toolset) if tool.name == "kube_get")
     with pytest.raises(ToolFailed, match=r'User "reader" cannot list resource "pods"'):
         await get.call('{"kind": "pods"}', NO_CONTEXT)
     assert await toolset.kubectl.identity(CONTEXT) == config["clusters"][0]["cluster"]["server"]

@@ -12,7 +12,7 @@ import yaml
 from meshwright import Agent, Capability
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from meshwright.tools import ToolSettings, tools_of
+from meshwright.tools import ToolSettings, collect_tools
 from meshwright.toolsets.api import ApiTools, OpenApi, breaking_changes
 from meshwright.toolsets.code import CodeTools
 
@@ -212,7 +212,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 async def openapi(workspace: Path, **arguments: str) -> Any:
-    [tool] = tools_of(ApiTools(ToolSettings(workspace)))
+    [tool] = collect_tools(ApiTools(ToolSettings(workspace)))
     return await tool.call(json.dumps({"path": "openapi.yaml", **arguments}), CONTEXT)
 
 

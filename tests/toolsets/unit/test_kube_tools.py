@@ -9,7 +9,7 @@ import pytest
 
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, ToolFailed
 from meshwright.core.settings import load_settings
-from meshwright.tools import tools_of
+from meshwright.tools import collect_tools
 from meshwright.toolsets.kube_changes import KubeTools
 from meshwright.toolsets.kubectl import read_manifest, shown
 from tests.support.kube_cluster import settings_of
@@ -36,7 +36,7 @@ def kubectl(tmp_path: Path) -> Path:
 def calling(program: Path, **table: Any) -> Callable[..., Any]:
     usual = {"kubeconfig": "/nowhere", "contexts": ["prod"], "namespaces": ["web", "shop"]}
     toolset = KubeTools(settings_of({**usual, "program": str(program), **table}))
-    tools = {tool.name: tool for tool in tools_of(toolset)}
+    tools = {tool.name: tool for tool in collect_tools(toolset)}
 
     async def call(tool: str, /, **arguments: Any) -> Any:
         try:

@@ -12,7 +12,7 @@ from meshwright.agents.sandbox.port import Sandbox, SandboxResult
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.toolsets.quality import QualityTools
-from meshwright.toolsets.reports import SuiteCommand, command_of, grouped, result_of
+from meshwright.toolsets.reports import SuiteCommand, grouped, suite_command, suite_result
 from tests.support.repositories import CALC, repository
 
 FILES = {
@@ -107,13 +107,13 @@ def test_tests_pass_only_by_status_and_report(
     status: int | None, report: str, passed: bool, failed: list[tuple[str, str, int]]
 ) -> None:
     command = pytest_command()
-    result = result_of(command, status, "", report)
+    result = suite_result(command, status, "", report)
     assert result["passed"] is passed
     assert [(fault["name"], fault["file"], fault["line"]) for fault in result["failed"]] == failed
 
 
 def pytest_command() -> SuiteCommand:
-    command = command_of((), str, ("python3", "-m", "pytest"), "")
+    command = suite_command((), str, ("python3", "-m", "pytest"), "")
     assert command is not None
     return command
 
@@ -132,13 +132,13 @@ def pytest_command() -> SuiteCommand:
 def test_the_command_is_told_from_the_files(
     names: list[str], given: tuple[str, ...], path: str, argv: tuple[str, ...]
 ) -> None:
-    command = command_of(names, lambda name: '{"scripts": {"test": "jest"}}', given, path)
+    command = suite_command(names, lambda name: '{"scripts": {"test": "jest"}}', given, path)
     assert command is not None
     assert command.argv == argv
 
 
 def test_files_that_say_nothing_have_no_command() -> None:
-    assert command_of(["README.md"], str, (), "") is None
+    assert suite_command(["README.md"], str, (), "") is None
 
 
 def test_results_of_go_name_the_innermost_tests() -> None:
@@ -147,9 +147,9 @@ def test_results_of_go_name_the_innermost_tests() -> None:
         {"Action": "fail", "Package": "p", "Test": "TestA"},
         {"Action": "fail", "Package": "p"},
     ]
-    command = command_of(["go.mod"], str, (), "")
+    command = suite_command(["go.mod"], str, (), "")
     assert command is not None
-    result = result_of(command, 1, "\n".join(map(json.dumps, events)) + "\nnot json", "")
+    result = suite_result(command, 1, "\n".join(map(json.dumps, events)) + "\nnot json", "")
     assert [(fault["name"], fault["file"], fault["line"]) for fault in result["failed"]] == [
         ("p.TestA", "a_test.go", 7)
     ]
@@ -158,7 +158,7 @@ def test_results_of_go_name_the_innermost_tests() -> None:
 
 def test_the_place_of_a_failure_is_one_of_the_project() -> None:
     message = "at calc.test.js:5:10\nat node_modules/x/index.js:7:1\n/usr/lib/python3/x.py:3"
-    result = result_of(pytest_command(), 1, "", JUNIT.format(f"<failure>{message}</failure>"))
+    result = suite_result(pytest_command(), 1, "", JUNIT.format(f"<failure>{message}</failure>"))
     assert [(fault["file"], fault["line"]) for fault in result["failed"]] == [("calc.test.js", 5)]
 
 
@@ -168,9 +168,9 @@ def test_the_place_of_a_failure_is_one_of_the_project() -> None:
 def test_output_that_never_ends_a_failure_costs_little(part: str) -> None:
     output = part * (1_000_000 // len(part))
     for names in (["go.mod"], ["package.json"], ["tests"]):
-        command = command_of(names, lambda name: '{"scripts": {"test": "jest"}}', (), "")
+        command = suite_command(names, lambda name: '{"scripts": {"test": "jest"}}', (), "")
         assert command is not None
-        assert result_of(command, 1, output, "")["passed"] is False
+        assert suite_result(command, 1, output, "")["passed"] is False
     assert isinstance(grouped(output), list)
 
 
@@ -184,7 +184,7 @@ def test_failures_of_one_line_are_one_group() -> None:
 
 @pytest.mark.parametrize(("count", "passed"), [(0, False), (10, True)])
 def test_a_run_without_a_test_has_not_passed(count: int, passed: bool) -> None:
-    command = command_of(["calc.py"], lambda name: "", (), "")
+    command = suite_command(["calc.py"], lambda name: "", (), "")
     assert command is not None
     ended = f"\n{'-' * 70}\nRan {count} tests in 0.000s\n\nOK\n"
-    assert result_of(command, 0, ended, "") == {"passed": passed, "status": 0, "failed": []}
+    assert suite_result(command, 0, ended, "") == {"passed": passed, "status": 0, "failed": []}

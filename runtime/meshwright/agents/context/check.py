@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from meshwright.agents.context.plan import DOMAIN_CONTEXT, METADATA, SECTIONS, ContextPlan
-from meshwright.agents.context.text import common_forms, count_tokens, forms, is_form_of, other_languages
+from meshwright.agents.context.text import common_forms, count_tokens, forms, matches_form, other_languages
 
 # What a summary may leave out: it was chosen by relevance, and another choice is as good.
 _OPTIONAL_SECTIONS = frozenset({SECTIONS["sender_memories"], SECTIONS["conversation_snippet"]})
@@ -166,13 +166,13 @@ class Original:
         return not _SEPARATOR.search(term) and self._has_word(term, before)
 
     def _has_word(self, word: str, before: str) -> bool:
-        if is_form_of(word, self._words) or word.lower() in self._ordinary:
+        if matches_form(word, self._words) or word.lower() in self._ordinary:
             return True
         if word.islower() or word.istitle():
             if (not word.isascii() or self._ordinary) and self._is_inflected(word.lower()):
                 return True
             starts = word.islower() or _SENTENCE_START.search(before)
-            return bool(starts) and is_form_of(word, common_forms())
+            return bool(starts) and matches_form(word, common_forms())
         is_particle = len(word) <= _MAX_ENDING and before[-1:].isalnum() and re.match(f"[{_HANGUL}]", word)
         return word.lower() == word.upper() and (bool(is_particle) or self._is_inflected(word))
 

@@ -71,5 +71,5 @@ class ContextComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The context-service."""
-        kind = ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=self._rules)
+        kind = ActorKind.from_class(ContextService, type=CONTEXT_SERVICE, rules=self._rules)
         return [Actors(kind, CONTEXT_SERVICE)]

@@ -223,7 +223,7 @@ def check_text(text: str) -> None:
         ) from error
 
 
-def subject_of(text: str | None) -> str | None:
+def normalize_subject(text: str | None) -> str | None:
     """A subject as it is stored and compared: in lower case, with single spaces; None for no words."""
     subject = " ".join((text or "").lower().split())
     if len(subject) > _MAX_SUBJECT_CHARS:
@@ -258,7 +258,7 @@ class Memory:
         """
         check_text(item.text)
         with _unavailable_if_failing("written"):
-            owner = _owner_of(item.tenant_id, item.scope, item.scope_id)
+            owner = _owner_key(item.tenant_id, item.scope, item.scope_id)
             is_new = await self._database.write(memory_table.insert, owner, self._fields(item))
             if self._database.exclusive:
                 (await self._existing_owners([owner])).add(owner)
@@ -288,7 +288,7 @@ class Memory:
         if self._owners is not None and not self._owners and self._database.exclusive:
             return []  # there is no memory, and no other process can write one
         with _unavailable_if_failing("read"):
-            candidates = [_owner_of(tenant_id, *scope) for scope in scopes]
+            candidates = [_owner_key(tenant_id, *scope) for scope in scopes]
             existing = await self._existing_owners(candidates)
             owners = [owner for owner in candidates if owner in existing]
             words = query_words(query) if owners else []
@@ -333,7 +333,7 @@ class Memory:
         """A tenant's memories whose fields have the wanted values; `contains` is a part of their text."""
         values: dict[str, str | None] = {**(filters or {}), "tenant_id": tenant_id}
         if "subject" in values:
-            values["subject"] = subject_of(values["subject"])
+            values["subject"] = normalize_subject(values["subject"])
         with _unavailable_if_failing("read"):
             rows = await self._database.read(memory_table.page, values, statuses, after, limit + 1)
         last = rows[limit - 1]["n"] if len(rows) > limit else None
@@ -356,7 +356,7 @@ class Memory:
             check_text(changes["text"])
         values: dict[str, Any] = {**changes, "changed_by": by, "changed_at": self._clock.now()}
         if "subject" in values:
-            values["subject"] = subject_of(values["subject"])
+            values["subject"] = normalize_subject(values["subject"])
         with _unavailable_if_failing("changed"):
             row = await self._database.write(memory_table.change, tenant_id, memory_id, _plain(values))
         self._want_vectors()
@@ -376,7 +376,7 @@ class Memory:
 
     async def forget_subject(self, subject: str, tenant_id: str) -> int:
         """Delete all of a subject for good; returns how many memories."""
-        return await self._delete(tenant_id=tenant_id, subject=subject_of(subject))
+        return await self._delete(tenant_id=tenant_id, subject=normalize_subject(subject))
 
     async def _delete(self, **filters: Any) -> int:
         with _unavailable_if_failing("forgotten"):
@@ -423,7 +423,7 @@ class Memory:
         fields = {name: getattr(item, name) for name in memory_table.FIELDS}
         fields["scope_id"] = "" if item.scope == _GLOBAL else item.scope_id
         fields["created_at"] = item.created_at or self._clock.now()
-        fields["subject"] = subject_of(item.subject)
+        fields["subject"] = normalize_subject(item.subject)
         return _plain(fields)
 
 
@@ -438,7 +438,7 @@ def _unavailable_if_failing(what: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1024)
-def _owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
+def _owner_key(tenant_id: str, scope: str, scope_id: str) -> str:
     """One word that stands for a scope of a tenant, for the index."""
     name = "\x00".join((tenant_id, scope, "" if scope == _GLOBAL else scope_id))
     return "o" + hashlib.sha256(name.encode()).hexdigest()[:24]

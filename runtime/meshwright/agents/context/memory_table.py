@@ -98,7 +98,7 @@ def insert(session: Session, owner: str, fields: Fields) -> bool:
     row = {**fields, "owner": owner}
     if _is_there(session, row):
         return False
-    if any(other["trust"] > row["trust"] for other in _of_subject(session, row)):
+    if any(other["trust"] > row["trust"] for other in _subject_rows(session, row)):
         row["status"] = "quarantined"
     insertion = session.execute(
         f"INSERT INTO memories ({', '.join(row)}) VALUES ({_marks(row)}) ON CONFLICT DO NOTHING",  # noqa: S608
@@ -135,7 +135,7 @@ def search(session: Session, words: Sequence[str], values: Fields) -> list[Field
         values["terms"] = [f"'{word}'" for word in (word.translate(_FOLDED) for word in words)]
         values["words"] = " | ".join(values["terms"])
     rows = session.execute(_SEARCH[session.dialect], values).fetchall()
-    return [{**row_of(row), "score": float(row[-1])} for row in rows]
+    return [{**row_fields(row), "score": float(row[-1])} for row in rows]
 
 
 def search_parts(session: Session, parts: Sequence[str], values: Fields) -> list[Fields]:
@@ -155,7 +155,7 @@ SELECT * FROM (
 ) AS found WHERE score > 0 ORDER BY score DESC, created_at DESC, n DESC LIMIT :limit
 """  # noqa: S608 names of columns and of values in code
     rows = session.execute(statement, {**values, **of_owner, **of_part}).fetchall()
-    return [{**row_of(row), "score": float(row[-1])} for row in rows]
+    return [{**row_fields(row), "score": float(row[-1])} for row in rows]
 
 
 def beside(
@@ -166,7 +166,7 @@ def beside(
     for memory_id in memory_ids:
         row = _find(session, tenant_id, memory_id)
         if row is not None:
-            others = _of_subject(session, row)
+            others = _subject_rows(session, row)
             valid = [other for other in others if (other["expires_at"] or now + 1) > now]
             others_of[memory_id] = list(map(_shown, valid))
     return others_of
@@ -185,7 +185,7 @@ def find(session: Session, tenant_id: str, memory_id: str) -> Fields | None:
 
 def selected(session: Session, numbers: Iterable[int]) -> list[Fields]:
     """The memories with some numbers `n`, which their fields have too."""
-    return [row_of(row) for row in session.select_in(f"{_READ} WHERE n", numbers)]
+    return [row_fields(row) for row in session.select_in(f"{_READ} WHERE n", numbers)]
 
 
 def page(session: Session, filters: Fields, statuses: Sequence[str], after: int, limit: int) -> list[Fields]:
@@ -210,7 +210,7 @@ def page(session: Session, filters: Fields, statuses: Sequence[str], after: int,
     conditions += [f"{name} = ?" for name in filters]
     statement = f"{_READ} WHERE {' AND '.join(conditions)} ORDER BY n DESC LIMIT ?"
     rows = session.execute(statement, _bound(session, [*values, *filters.values(), limit])).fetchall()
-    return [{**_shown(row), "n": row["n"]} for row in map(row_of, rows)]
+    return [{**_shown(row), "n": row["n"]} for row in map(row_fields, rows)]
 
 
 def change(session: Session, tenant_id: str, memory_id: str, changes: Fields) -> Fields | None:
@@ -251,12 +251,12 @@ def delete(session: Session, filters: Fields) -> int:
     rows = session.execute(f"{_READ} WHERE {where}", _bound(session, filters.values())).fetchall()
     if "subject" in filters:
         _end_undo(session, filters["tenant_id"], filters["subject"])
-    return _delete_for_good(session, [row_of(row) for row in rows])
+    return _delete_for_good(session, [row_fields(row) for row in rows])
 
 
 def _end_undo(session: Session, tenant_id: str, subject: str) -> None:
     where = "tenant_id = ? AND previous IS NOT NULL"
-    for row in map(row_of, session.execute(f"{_READ} WHERE {where}", (tenant_id,)).fetchall()):
+    for row in map(row_fields, session.execute(f"{_READ} WHERE {where}", (tenant_id,)).fetchall()):
         if json.loads(row["previous"])["subject"] == subject:
             session.execute("UPDATE memories SET previous = NULL WHERE n = ?", (row["n"],))
             write_note(session, DELETED, {"id": new_id()})
@@ -265,14 +265,14 @@ def _end_undo(session: Session, tenant_id: str, subject: str) -> None:
 def erase(session: Session, tenant_id: str, task_ids: Sequence[str]) -> int:
     """Delete what a tenant's tasks remembered, for good; returns how many memories."""
     rows = session.select_in(f"{_READ} WHERE task_id", task_ids)
-    return _delete(session, [row for row in map(row_of, rows) if row["tenant_id"] == tenant_id])
+    return _delete(session, [row for row in map(row_fields, rows) if row["tenant_id"] == tenant_id])
 
 
 def purge(session: Session, before: float) -> int:
     """Delete memories that were forgotten, or expired, before a time; returns how many."""
     statement = f"{_READ} WHERE (status = 'forgotten' AND changed_at < ?) OR expires_at < ?"
     rows = session.execute(statement, (before, before)).fetchall()
-    return _delete_for_good(session, [row_of(row) for row in rows])
+    return _delete_for_good(session, [row_fields(row) for row in rows])
 
 
 def _delete_for_good(session: Session, rows: Sequence[Fields]) -> int:
@@ -303,7 +303,7 @@ def _settle(session: Session, tenant_id: str, memory_id: str) -> None:
 
 
 def _outrank(session: Session, row: Fields) -> None:
-    for other in _of_subject(session, row):
+    for other in _subject_rows(session, row):
         if _outranks(row, other):
             _supersede(session, other, row)
 
@@ -311,8 +311,10 @@ def _outrank(session: Session, row: Fields) -> None:
 def _bring_back(session: Session, row: Fields) -> None:
     where = "tenant_id = ? AND superseded_by = ? AND status = 'superseded'"
     values = (row["tenant_id"], row["memory_id"])
-    for other in map(row_of, session.execute(f"{_READ} WHERE {where}", values).fetchall()):
-        above = [one for one in _of_subject(session, {**other, "status": "active"}) if _outranks(one, other)]
+    for other in map(row_fields, session.execute(f"{_READ} WHERE {where}", values).fetchall()):
+        above = [
+            one for one in _subject_rows(session, {**other, "status": "active"}) if _outranks(one, other)
+        ]
         if not above:
             _update(session, other, {"status": "active", "superseded_by": None})
         elif all(one["n"] != row["n"] for one in above):
@@ -325,12 +327,12 @@ def _supersede(session: Session, row: Fields, by: Fields) -> None:
     _update(session, row, {"status": "superseded", **change})
 
 
-def _of_subject(session: Session, row: Fields) -> list[Fields]:
+def _subject_rows(session: Session, row: Fields) -> list[Fields]:
     if row["status"] != "active" or not row.get("subject"):
         return []
     where = "owner = ? AND subject = ? AND status = 'active' AND memory_id <> ?"
     values = _bound(session, (row["owner"], row["subject"], row["memory_id"]))
-    return list(map(row_of, session.execute(f"{_READ} WHERE {where}", values).fetchall()))
+    return list(map(row_fields, session.execute(f"{_READ} WHERE {where}", values).fetchall()))
 
 
 def _outranks(row: Fields, other: Fields) -> bool:
@@ -350,10 +352,10 @@ def _said_at(row: Fields) -> float:
 def _find(session: Session, tenant_id: str, memory_id: str) -> Fields | None:
     values = _bound(session, (tenant_id, memory_id))
     row = session.execute(f"{_READ} WHERE {_ONE}", values).fetchone()
-    return None if row is None else row_of(row)
+    return None if row is None else row_fields(row)
 
 
-def row_of(values: Sequence[Any]) -> Fields:
+def row_fields(values: Sequence[Any]) -> Fields:
     """A row as a dictionary, with its number `n`."""
     return dict(zip((*FIELDS, "n", "owner", "previous"), values, strict=False))
 

@@ -148,19 +148,19 @@ class ContextClient:
     ) -> tuple[str | None, str | None]:
         """Have the compression model summarise an agent's earlier work: the summary, or why there is none."""
         system = _SUMMARISE.format(max_tokens=max_tokens)
-        return await self._said_of(text, system, 2 * max_tokens, context())
+        return await self._ask_compressor(text, system, 2 * max_tokens, context())
 
     async def reflect(
         self, text: str, *, max_tokens: int, context: CallContext
     ) -> tuple[str | None, str | None]:
         """Have the compression model draw a lesson from a run's work: the lesson, or why there is none."""
         known_by = context.model_copy(update={"purpose": "memory"})
-        lesson, error = await self._said_of(text, _REFLECT, max_tokens, known_by)
+        lesson, error = await self._ask_compressor(text, _REFLECT, max_tokens, known_by)
         if lesson is not None and lesson.strip(" .*\"'").lower() == _NO_LESSON:
             return None, "there is nothing to learn"
         return lesson, error
 
-    async def _said_of(
+    async def _ask_compressor(
         self, text: str, system: str, max_tokens: int, context: CallContext
     ) -> tuple[str | None, str | None]:
         """The words of the compression model on a text, or why there are none."""

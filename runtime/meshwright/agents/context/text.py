@@ -51,7 +51,7 @@ def forms(words: Iterable[str]) -> frozenset[str]:
     return frozenset(lower | {stem(word) for word in lower})
 
 
-def is_form_of(word: str, known_forms: frozenset[str]) -> bool:
+def matches_form(word: str, known_forms: frozenset[str]) -> bool:
     """Whether a word is one of those whose `forms` are known, or an inflection of one."""
     return word.lower() in known_forms or stem(word) in known_forms
 
@@ -136,7 +136,7 @@ def coverage(query: str, text: str) -> float:
     stems = {_stem(word) for word in _WORD.findall(text)}
     covered = total = 0.0
     for word in query_words(query):
-        weight = _COMMON if is_form_of(word, common_forms()) else 1.0
+        weight = _COMMON if matches_form(word, common_forms()) else 1.0
         weight *= _NAME if word in names else 1.0
         total += weight
         if word in text if is_spaceless(word) else any(_are_related(_stem(word), other) for other in stems):

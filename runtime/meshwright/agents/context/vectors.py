@@ -85,7 +85,7 @@ def _vector(numbers: Sequence[float], reply: ModelReply) -> array[float]:
     return array("f", [number / length for number in numbers])
 
 
-def signs_of(vector: array[float]) -> bytes:
+def sign_bits(vector: array[float]) -> bytes:
     """A bit for each number of a vector: whether it is above 0."""
     bits = "".join("1" if number > 0 else "0" for number in vector)
     return int(bits, 2).to_bytes((len(bits) + 7) // 8, "big")
@@ -137,7 +137,7 @@ def embed(
     for memory, vector in zip(memories, vectors, strict=True):
         session.execute(
             "UPDATE memories SET embedded_by = ?, signs = ?, vector = ? WHERE n = ? AND text = ?",
-            (model, signs_of(vector), vector.tobytes(), memory.n, memory.text),
+            (model, sign_bits(vector), vector.tobytes(), memory.n, memory.text),
         )
 
 
@@ -157,7 +157,7 @@ def nearest(
         f"AND embedded_by = :model AND {RECALLED}"
     )
     rows = session.execute(statement, {**shared_values, **of_owner, "model": model}).fetchall()
-    signs = signs_of(vector)
+    signs = sign_bits(vector)
     close = heapq.nsmallest(_COMPARED, rows, key=lambda row: apart(signs, bytes(row[1])))
     numbers = {n for n, _ in close} | (also & {n for n, _ in rows})
     stored = session.select_in("SELECT vector, n FROM memories WHERE n", numbers)

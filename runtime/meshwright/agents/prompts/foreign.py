@@ -388,7 +388,7 @@ class _ForeignReader:
     def _names(self, messages: Sequence[PromptMessage], offered: Sequence[str]) -> dict[str, str]:
         """Our names of the inputs that the text uses, by theirs."""
         names: dict[str, str] = {}
-        for name in _names_of(messages):
+        for name in _iter_names(messages):
             if name.name in names:
                 continue
             ours = self._own_name(name, offered)
@@ -458,7 +458,7 @@ class _ForeignReader:
         return text
 
 
-def _names_of(messages: Sequence[PromptMessage]) -> Iterator[Name]:
+def _iter_names(messages: Sequence[PromptMessage]) -> Iterator[Name]:
     for message in messages:
         for item in message.items:
             if isinstance(item, Name):

@@ -1,6 +1,6 @@
 """Prompt files in git: the commit that is checked out, the versions of a file, and new ones on a branch.
 
-Only `checkout_of` works without git. A program that the settings of a repository name is never run.
+Only `find_checkout` works without git. A program that the settings of a repository name is never run.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Checkout(NamedTuple):
     root: Path
     revision: str | None
 
-    def name_of(self, file: Path) -> str:
+    def git_name(self, file: Path) -> str:
         """The path of a file as `git show REVISION:PATH` takes it."""
         return (file.parent.resolve() / file.name).relative_to(self.root).as_posix()
 
 
-def checkout_of(folder: Path) -> Checkout | None:
+def find_checkout(folder: Path) -> Checkout | None:
     """Returns the work tree that a folder is in; None outside of one, and where it cannot be read."""
     try:
         folder = folder.resolve()
@@ -52,17 +52,17 @@ def _revision(git: Path) -> str | None:
         git = git.parent / git.read_text().removeprefix("gitdir:").strip()
     head = (git / "HEAD").read_text().strip()
     if not head.startswith("ref:"):
-        return _commit_of(head)
+        return _parse_commit(head)
     ref = head.removeprefix("ref:").strip()
     shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
     if (shared / ref).is_file():
-        return _commit_of((shared / ref).read_text().strip())
+        return _parse_commit((shared / ref).read_text().strip())
     packed = shared / "packed-refs"
     lines = packed.read_text().splitlines() if packed.is_file() else []
-    return next((_commit_of(line.partition(" ")[0]) for line in lines if line.endswith(f" {ref}")), None)
+    return next((_parse_commit(line.partition(" ")[0]) for line in lines if line.endswith(f" {ref}")), None)
 
 
-def _commit_of(text: str) -> str | None:
+def _parse_commit(text: str) -> str | None:
     return text if _COMMIT.fullmatch(text) else None
 
 
@@ -93,13 +93,13 @@ class PromptRepository:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        checkout = checkout_of(file.parent)
+        checkout = find_checkout(file.parent)
         if checkout is None:
             remedy = "put the project under git: versions of a prompt are those of its file"
             raise PromptError(f"prompt {file.stem} is in no git repository", path=str(file), remedy=remedy)
         self._root = checkout.root
         self.revision = checkout.revision
-        self.name = checkout.name_of(file)
+        self.name = checkout.git_name(file)
 
     def ask(self, *arguments: str, stdin: bytes = b"", remedy: str = "", index: Path | None = None) -> bytes:
         """Returns what git says. Raises PromptError with its words, and the remedy, where it fails."""

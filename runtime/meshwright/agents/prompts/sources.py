@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES
-from meshwright.agents.prompts.history import Checkout, checkout_of
+from meshwright.agents.prompts.history import Checkout, find_checkout
 from meshwright.agents.prompts.prompt import Prompt, names_in, offered_to, parse_prompt
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import ID_PATTERN, SHORT_DIGEST
@@ -149,7 +149,7 @@ class CodePrompt:
             raise self._located(error, lines_added) from error
         notes = tuple(self._located(note, lines_added) for note in prompt.notes)
         prompt = replace(prompt, notes=notes)
-        return _placed(prompt, Path(self.path), checkout_of(Path(self.path).parent))
+        return _placed(prompt, Path(self.path), find_checkout(Path(self.path).parent))
 
     def _located(self, error: PromptError, lines_added: int) -> PromptError:
         line = f" (line {error.line - lines_added} of the text)" if error.line else ""
@@ -162,7 +162,7 @@ def _placed(prompt: Prompt, file: Path, checkout: Checkout | None) -> Prompt:
     if checkout is None:
         return prompt.found_in(f"{file.parent.name}/{file.name}")
     commit = f"{checkout.revision[:SHORT_DIGEST]}:" if checkout.revision else ""
-    return prompt.found_in(f"{commit}{checkout.name_of(file)}")
+    return prompt.found_in(f"{commit}{checkout.git_name(file)}")
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ class Prompts:
         self._own = own
         self._tell = on_event or (lambda event_type, payload: None)
         self._loaded: dict[str, _LoadedPrompt] = {}
-        self._checkout = checkout_of(directory)
+        self._checkout = find_checkout(directory)
 
     def resolve(self, name: str, context: PromptContext = NO_RUN) -> Prompt:
         """Returns the prompt of that name, the same for every run, parsed once.
@@ -213,7 +213,7 @@ class Prompts:
 
         Each usable one leaves an event `prompt.reloaded {name, path, digest}`.
         """
-        if (checkout := checkout_of(self.directory)) != self._checkout:
+        if (checkout := find_checkout(self.directory)) != self._checkout:
             self._checkout = checkout
             for name, loaded in self._loaded.items():
                 if loaded.prompt.source == "file":

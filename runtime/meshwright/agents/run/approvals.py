@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from meshwright.agents.run.question import summary_of
+from meshwright.agents.run.question import summarize_request
 from meshwright.agents.run.state import RunState, StandingApproval
 from meshwright.agents.tools.approval import (
     MARKED,
@@ -129,7 +129,7 @@ class CallApproval:
             if self._tool is None:
                 return ""
             try:
-                too_long = self._call_of(self._tool, changed.arguments).is_too_long
+                too_long = self._approval_call(self._tool, changed.arguments).is_too_long
             except InvalidInput as error:
                 return self._why(error.message)
             return "they are too long to be shown to those who approve it" if too_long else ""
@@ -178,7 +178,7 @@ class CallApproval:
                 return Preview()
             try:
                 with state.time.apart():
-                    preview = Preview.of(await self._effect(tool, arguments))
+                    preview = Preview.parse(await self._effect(tool, arguments))
                 return self._marked(preview)
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 if tool.origin == "outside":
@@ -223,7 +223,7 @@ class CallApproval:
                 raise _not_approved(call)
             decision.check(tool.name, call.with_effect(decision.effect).binds, self._now)
         if decision is not None and decision.effect:
-            effect = Preview.of(await self._effect(tool, arguments))
+            effect = Preview.parse(await self._effect(tool, arguments))
             is_done = effect.is_none and tool.idempotent
             if effect.hash != decision.effect and not is_done:
                 raise ToolFailed(
@@ -242,13 +242,13 @@ class CallApproval:
         if tool is None or not may_need_approval(settings, tool, **caller):
             return None, None
         try:
-            call = self._call_of(tool, arguments)
+            call = self._approval_call(tool, arguments)
         except InvalidInput:
             return None, None
         return call, rule_for(settings, call, **caller)
 
-    def _call_of(self, tool: Tool, arguments: str) -> ApprovalCall:
-        return ApprovalCall.of(tool, arguments, self._state.task.task_id)
+    def _approval_call(self, tool: Tool, arguments: str) -> ApprovalCall:
+        return ApprovalCall.parse(tool, arguments, self._state.task.task_id)
 
     async def _standing(self, call: ApprovalCall | None, rule: ApprovalRule | None) -> Decision | None:
         """The earlier yes to the tool under the same rule, for this call too.
@@ -276,9 +276,9 @@ class CallApproval:
         state, outside = self._state, self._outside
         agent_id, arguments = state.agent.agent_id, self.arguments
         days = rule.expires_days or state.services.patience_days
-        request = summary_of(state.task)
+        request = summarize_request(state.task)
         before, _ = self._rule_for(self._versions[0].arguments)
-        change = ChangedCall.of(call, before, self.changed_by, redact(refused))
+        change = ChangedCall.compare(call, before, self.changed_by, redact(refused))
         reason, subject, sealed = "", None, ()
         if call is not None:
             masks = await self._masks.meanings(call.tool, arguments)

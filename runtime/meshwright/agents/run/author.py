@@ -66,7 +66,7 @@ def noted(method: _MethodT) -> _MethodT:
     return cast("_MethodT", call)
 
 
-def result_of(answer: Any) -> dict[str, Any] | None:
+def plain_result(answer: Any) -> dict[str, Any] | None:
     """An agent's answer as plain data. Raises AgentError where it is neither text nor an object of JSON."""
     if inspect.iscoroutine(answer):
         answer.close()
@@ -106,7 +106,7 @@ async def awaited(run: Callable[[], Any], name: str) -> Any:
     return plain_data(await work, f"step {name!r} returns")
 
 
-def fault_of(agent: Agent, error: BaseException, note: str = "") -> Fault:
+def attempt_fault(agent: Agent, error: BaseException, note: str = "") -> Fault:
     """The fault of an attempt that ended with an error; one of the agent's own code names file and line.
 
     That of a TaskGroup is its first error that the mesh knows, else all of them. A `note` stands behind it.

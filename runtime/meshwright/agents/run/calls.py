@@ -20,14 +20,14 @@ from pydantic import BaseModel
 from meshwright.agents.run.completions import CallQuestion
 from meshwright.agents.run.earlier import settlements_in
 from meshwright.agents.run.files import AttachedFiles, check_size
-from meshwright.agents.run.limits import Totals, limits_of, tries_again_at
+from meshwright.agents.run.limits import Totals, task_limits, tries_again_at
 from meshwright.agents.run.prepared import PreparedPrompt
 from meshwright.agents.run.recorded import SentMessages
-from meshwright.agents.run.replies import Deltas, RecordedError, StepResult, events_of, hand_on_again
+from meshwright.agents.run.replies import Deltas, RecordedError, StepResult, fault_events, hand_on_again
 from meshwright.agents.run.state import RunState
 from meshwright.core import topics
 from meshwright.core.errors import AgentError, ModelError, ToolFailed
-from meshwright.core.events import Event, trace_id_of
+from meshwright.core.events import Event, parse_trace_id
 from meshwright.core.ids import ID_PATTERN, new_id
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import is_amount
@@ -93,7 +93,7 @@ class ModelCalls:
     def __init__(self, state: RunState) -> None:
         self.usage = RunUsage()
         self.max_record_bytes = state.services.runtime.max_record_bytes
-        self.limits = limits_of(state.services.limits, state.agent, state.task.limits)
+        self.limits = task_limits(state.services.limits, state.agent, state.task.limits)
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
         self.attached = AttachedFiles(state.journal.earlier)
@@ -206,7 +206,7 @@ class ModelCalls:
             self._settled.add(call.settlement.call)
         if call.outcome == "ok" and not call.model.startswith(CHARGE):
             self._call_back(call)
-        event = ProgressEvent.of(call.payload(), call.call_id)
+        event = ProgressEvent.from_payload(call.payload(), call.call_id)
         if step is None:
             self._state.journal.add_call(counted, event)
         else:
@@ -327,8 +327,8 @@ class ModelCalls:
                 check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
             except ModelError as error:
                 await self._park(error, request.model, started)
-                result = RecordedError.of(error)
-            self._finish(step, request, result, [*events, *events_of(result, shape)])
+                result = RecordedError.from_error(error)
+            self._finish(step, request, result, [*events, *fault_events(result, shape)])
         return step, result
 
     def _read_on(self, step: OpenStep) -> float | None:
@@ -378,7 +378,7 @@ class ModelCalls:
     ) -> None:
         if isinstance(result, ModelReply):
             self.totals.add_reply(result)
-        step.sent = self.sent.record_of(request)
+        step.sent = self.sent.record_request(request)
         step.totals = self.totals.now()
         step.finish(result, events, is_error=isinstance(result, RecordedError))
 
@@ -426,7 +426,7 @@ class ModelCalls:
                 tenant_id=task.tenant_id,
                 task_id=task.task_id,
                 agent_id=dispatch.agent_id,
-                trace_id=trace_id_of(task.traceparent),
+                trace_id=parse_trace_id(task.traceparent),
                 aggregate_id=str(state.ref),
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )

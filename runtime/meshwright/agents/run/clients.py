@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from meshwright.agents.run.author import UnawaitedCalls, noted
 from meshwright.agents.run.calls import ModelCalls
-from meshwright.agents.run.completions import CallQuestion, Shape, ToolChoice, request_of, request_of_run
-from meshwright.agents.run.functions import function_of
+from meshwright.agents.run.completions import CallQuestion, Shape, ToolChoice, make_request, request_of_run
+from meshwright.agents.run.functions import tool_function
 from meshwright.agents.run.prepared import CallSettings, call_settings
 from meshwright.agents.run.replies import StreamedPieces
 from meshwright.agents.run.sdk_errors import RUN_HOST
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.steps import RunSteps
-from meshwright.agents.run.tool_calls import value_of
+from meshwright.agents.run.tool_calls import read_value
 from meshwright.agents.run.tool_chain import call_tool
-from meshwright.agents.run.transport import HttpPackage, library_of, run_transport
+from meshwright.agents.run.transport import HttpPackage, import_library, run_transport
 from meshwright.agents.run.wire import RunWire, WireStep, past_frameworks, why_closed
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError, MeshError
@@ -86,7 +86,7 @@ class RunClients(RunSteps):
             )
         settings = {"temperature": temperature, "max_tokens": max_tokens, "params": params}
         fields = {"model": model, "tags": tags, "tool_choice": tool_choice}
-        request = request_of(messages, tools, shape, **fields, **settings)
+        request = make_request(messages, tools, shape, **fields, **settings)
         pieces: list[str] = []
 
         def take(text: str) -> None:
@@ -94,7 +94,7 @@ class RunClients(RunSteps):
             if on_delta is not None:
                 on_delta(text)
 
-        ask = partial(self._ask, request, CallQuestion.of_call(request), on_delta and take)
+        ask = partial(self._ask, request, CallQuestion.from_request(request), on_delta and take)
         reply = await self._by_request(ask, lambda: pieces, reads_on=on_delta is None)
         if on_delta is not None and reply.content and not pieces:
             on_delta(reply.content)
@@ -129,11 +129,11 @@ class RunClients(RunSteps):
     @property
     def wire(self) -> RunWire:
         """The run as an HTTP server of models: what `transport` and the clients send their requests to."""
-        return RunWire(self._journal, self._step_of)
+        return RunWire(self._journal, self._wire_step)
 
-    def _step_of(self, request: ModelRequest) -> WireStep:
+    def _wire_step(self, request: ModelRequest) -> WireStep:
         """The step of a request: its answer has the same id and time again when the run is resumed."""
-        question = CallQuestion.of_call(request)
+        question = CallQuestion.from_request(request)
         self._ask_counts[question.hash] = count = self._ask_counts.get(question.hash, 0) + 1
         task, name = self._state.task, f"answer:{question.hash}:{count}"
         answer_id = derived_id(task.tenant_id, self._state.work.first_steps, name)
@@ -174,9 +174,9 @@ class RunClients(RunSteps):
         It answers in this run alone, with the errors that the SDK knows, and repeats none by itself. Raises
         AgentError without the extra `meshwright[openai]`.
         """
-        openai = library_of("openai", "openai")
+        openai = import_library("openai", "openai")
         package: HttpPackage = "httpx" if openai.__version__.startswith("2.") else "httpx2"
-        client = library_of(package, "openai").AsyncClient(transport=self.transport(package))
+        client = import_library(package, "openai").AsyncClient(transport=self.transport(package))
         return openai.AsyncOpenAI(api_key=_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client)
 
     def anthropic(self) -> AsyncAnthropic:
@@ -184,8 +184,8 @@ class RunClients(RunSteps):
 
         Raises AgentError without the extra `meshwright[anthropic]`.
         """
-        client = library_of("httpx2", "anthropic").AsyncClient(transport=self.transport("httpx2"))
-        return library_of("anthropic", "anthropic").AsyncAnthropic(
+        client = import_library("httpx2", "anthropic").AsyncClient(transport=self.transport("httpx2"))
+        return import_library("anthropic", "anthropic").AsyncAnthropic(
             api_key=_KEY, base_url=_URL, max_retries=0, http_client=client
         )
 
@@ -200,7 +200,9 @@ class RunClients(RunSteps):
         tools = self._state.tools
         for name in names:
             self._tool(name)
-        return [function_of(tools[name], partial(self._call_for_framework, name)) for name in names or tools]
+        return [
+            tool_function(tools[name], partial(self._call_for_framework, name)) for name in names or tools
+        ]
 
     async def _call_for_framework(self, name: str, arguments: str) -> Any:
         with past_frameworks(self._journal):
@@ -211,7 +213,7 @@ class RunClients(RunSteps):
         context: Any = self  # the whole `Run`
         call = ToolCall(id="", name=name, arguments=arguments)
         result = await call_tool(context, state, self._calls, call, outside=state.journal.outside)
-        return value_of(result, tool)
+        return read_value(result, tool)
 
     def _tool(self, name: str) -> Tool:
         state = self._state

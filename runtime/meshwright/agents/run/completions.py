@@ -13,7 +13,7 @@ from meshwright.agents.run.state import RunState
 from meshwright.core.errors import AgentError
 from meshwright.core.limits import reserved_param
 from meshwright.core.schema_checks import check_schema
-from meshwright.engine.work.paths import hash_of
+from meshwright.engine.work.paths import hash_request
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.models.structure import response_schema
 from meshwright.models.wire.chat import CHAT
@@ -28,7 +28,7 @@ _BODY = {"model": "default", "messages": [{"role": "user", "content": ""}]}
 """The least that is a request of OpenAI's API."""
 
 
-def request_of(
+def make_request(
     messages: Sequence[ChatMessage | Mapping[str, Any]],
     tools: Sequence[ToolSpec | Mapping[str, Any]],
     shape: Shape | None,
@@ -63,7 +63,7 @@ def request_of(
         tags=checked.tags,
         tools=_read(tools, "tools"),
         tool_choice=tool_choice,
-        response_schema=_schema_of(shape),
+        response_schema=_shape_schema(shape),
         user="",
         temperature=checked.temperature,
         max_tokens=checked.max_tokens,
@@ -83,7 +83,7 @@ def _is_foreign(item: Any) -> bool:
     return not isinstance(item, ChatMessage | ToolSpec)
 
 
-def _schema_of(shape: Shape | None) -> dict[str, Any] | None:
+def _shape_schema(shape: Shape | None) -> dict[str, Any] | None:
     if shape is None:
         return None
     if isinstance(shape, Mapping):
@@ -118,13 +118,13 @@ class CallQuestion(NamedTuple):
     hash: str
 
     @classmethod
-    def of_call(cls, request: ModelRequest) -> CallQuestion:
+    def from_request(cls, request: ModelRequest) -> CallQuestion:
         """The question of a raw call."""
-        parts = _parts_of(request)
-        return cls(parts, hash_of(parts))
+        parts = _question_parts(request)
+        return cls(parts, hash_request(parts))
 
 
-def _parts_of(request: ModelRequest) -> dict[str, Any]:
+def _question_parts(request: ModelRequest) -> dict[str, Any]:
     """The messages that the code asks with, of which model, with which tools.
 
     A recorded reply stands, whatever the settings of the call and the descriptions of tools are now. Ids of

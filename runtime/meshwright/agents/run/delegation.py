@@ -119,7 +119,7 @@ class Delegation(Generic[_AnswerT]):
             raise AgentError(f"the budget_usd of a delegation is {self.budget_usd!r}", remedy='Write "0.50"')
         return budget
 
-    def answer_of(self, outcome: Outcome) -> Any:
+    def read_answer(self, outcome: Outcome) -> Any:
         """The answer. Raises DelegationFailed where there is none, or one of another shape."""
         try:
             return outcome.read(self.shape or str)
@@ -150,7 +150,7 @@ class Knowledge:
 
     def __init__(self, task: Task) -> None:
         came_with = task.sender_context or SenderContext()
-        self._constraints = (*came_with.constraints, *_constraints_of(task))
+        self._constraints = (*came_with.constraints, *_read_constraints(task))
         self._earlier_failures = came_with.known_failures
         self._failures: dict[str, str] = {}
         self._questions: list[str] = []
@@ -213,7 +213,7 @@ def _agent_in(arguments: str) -> str:
         return DELEGATE_TOOL
 
 
-def _constraints_of(task: Task) -> tuple[str, ...]:
+def _read_constraints(task: Task) -> tuple[str, ...]:
     entry = task.payload.get("constraints")
     entries = entry if isinstance(entry, list) else [entry]
     texts = [text for text in entries if isinstance(text, str) and text.strip()]

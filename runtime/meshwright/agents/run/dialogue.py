@@ -32,10 +32,10 @@ from meshwright.agents.run.replies import (
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.tool_calls import (
     FailedCall,
-    content_of,
     failed_call,
+    read_seconds,
     refused_call,
-    seconds_of,
+    render_content,
     too_many_calls,
 )
 from meshwright.agents.run.tool_chain import call_tool
@@ -143,7 +143,7 @@ class Dialogue(Generic[ShapeT]):
         refused = len(reply.tool_calls) - len(results)
         results += [refused_call(len(reply.tool_calls), len(results))] * refused
         called = [
-            _CalledTool(tool_call, result, content_of(result))
+            _CalledTool(tool_call, result, render_content(result))
             for tool_call, result in zip(reply.tool_calls, results, strict=True)
         ]
         self._calls.sent.add_results([tool.content for tool in called])
@@ -166,7 +166,7 @@ class Dialogue(Generic[ShapeT]):
         self._messages += [reply.message(), *(tool.message for tool in called)]
         contents = [tool.content for tool in called]
         counted = {**self._totals, "max_repeats": self._repeats.add(reply.tool_calls, contents)}
-        seconds = sum(seconds_of(tool.result) for tool in called)
+        seconds = sum(read_seconds(tool.result) for tool in called)
         counted["max_seconds"] = counted.get("max_seconds", 0.0) + seconds
         self._stop_at(reached(self._calls.limits, counted))
 

@@ -71,7 +71,7 @@ async def earlier_changes(state: RunState) -> EarlierChanges:
         ref = state.ref._replace(type=attempt.agent_id)
         records, answers = await read_steps(state.services.runtime, ref, attempt.steps, 1)
         values = [record.value for record in (*records, *answers)]
-        changes += _changes_of(attempt, values)
+        changes += _read_changes(attempt, values)
         outside = outside or any(_is_outside(value) for value in values)
         is_edited = is_edited or any(_is_edit(value) for value in values)
         has_delegated = has_delegated or any(value.get("kind") == DELEGATE for value in values)
@@ -80,7 +80,7 @@ async def earlier_changes(state: RunState) -> EarlierChanges:
     return EarlierChanges(changes=tuple(changes[-_MAX_CHANGES:]), outside=outside and bool(changes))
 
 
-def _changes_of(attempt: EndedAttempt, values: list[Mapping[str, Any]]) -> Iterator[EarlierChange]:
+def _read_changes(attempt: EndedAttempt, values: list[Mapping[str, Any]]) -> Iterator[EarlierChange]:
     results = {value["path"]: value["result"] for value in values if "kind" in value and "result" in value}
     for value in values:
         kind = value.get("kind", "")
@@ -141,7 +141,7 @@ async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: 
     records, _ = await read_steps(runtime, ref, work.steps, work.claim + 1)
     values = [record.value for record in records]
     settlements = settlements_in(values)
-    context = _context_of(ref, work)
+    context = _call_context(ref, work)
     await budgets.recover(ref.type, context, settlements)
     await budgets.booked({settled.call for settled in settlements})
     return sum((await budgets.close(ref.type, context, _tags_in(values))).values(), ZERO)
@@ -149,11 +149,11 @@ async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: 
 
 async def open_calls(budgets: Budgets, ref: ActorRef, work: Work, values: Sequence[_Value]) -> set[str]:
     """The calls of an attempt that an account books, and its journal, with these values, lacks."""
-    calls = await budgets.open_calls(ref.type, _context_of(ref, work), _tags_in(values))
+    calls = await budgets.open_calls(ref.type, _call_context(ref, work), _tags_in(values))
     return calls.keys() - {settled.call for settled in settlements_in(values)}
 
 
-def _context_of(ref: ActorRef, work: Work) -> CallContext:
+def _call_context(ref: ActorRef, work: Work) -> CallContext:
     task = work.task
     return CallContext(
         budget_usd=task.budget_usd,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from meshwright.core import topics
 from meshwright.core.encoding import decode
 from meshwright.core.errors import Conflict, NotFound
-from meshwright.core.events import Event, trace_id_of
+from meshwright.core.events import Event, parse_trace_id
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller, Task
 from meshwright.core.tracing import NoTracing, Tracing
@@ -33,15 +33,15 @@ from meshwright.engine.events.task_lists import (
     TaskSubject,
     ended_tasks,
     erase_task_rows,
-    tasks_of,
+    subject_tasks,
 )
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.timers import Duty
 from meshwright.engine.sql.database import Database, Row, Session
 from meshwright.engine.sql.folder import LAST_ERROR
-from meshwright.engine.work.conversation import MESSAGES, ConversationState, conversation_of
-from meshwright.engine.work.earlier import streams_of
+from meshwright.engine.work.conversation import MESSAGES, ConversationState, conversation_ref
+from meshwright.engine.work.earlier import step_streams
 from meshwright.engine.work.entry import ThreadState
 from meshwright.engine.work.protocol import TaskKey, steps_stream
 from meshwright.engine.work.record import TaskRecord, read_task
@@ -101,13 +101,13 @@ async def _step_streams(runtime: Runtime, record: object) -> dict[ActorRef, list
     streams: dict[ActorRef, list[str]] = {}
     if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
         return streams
-    for attempt, thread in zip(record.attempts, _threads_of(record), strict=True):
+    for attempt, thread in zip(record.attempts, _task_threads(record), strict=True):
         steps = steps_stream(record.task.task_id, attempt.generation, attempt.attempt)
-        streams.setdefault(thread, []).extend(await streams_of(runtime, thread, steps))
+        streams.setdefault(thread, []).extend(await step_streams(runtime, thread, steps))
     return streams
 
 
-def _threads_of(record: TaskRecord) -> list[ActorRef]:
+def _task_threads(record: TaskRecord) -> list[ActorRef]:
     if (task := record.task) is None:
         return []
     return [ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}") for attempt in record.attempts]
@@ -131,10 +131,10 @@ async def forget_tasks(
             streams.setdefault(thread, []).extend(names)
     tasks: defaultdict[ActorRef, set[str]] = defaultdict(set)
     for record, task in [(record, record.task) for record in records if record.task is not None]:
-        for thread in _threads_of(record):
-            for actor in (thread, conversation_of(thread)):
+        for thread in _task_threads(record):
+            for actor in (thread, conversation_ref(thread)):
                 tasks[actor].add(task.task_id)
-    memories = await memories_of(runtime, tasks)
+    memories = await load_memories(runtime, tasks)
     for actor, state in memories.items():
         if isinstance(state, ConversationState):
             streams[actor] = [MESSAGES]  # nothing reads them, but for the latest
@@ -146,7 +146,7 @@ async def forget_tasks(
     return remaining
 
 
-async def memories_of(runtime: Runtime, actors: Collection[ActorRef]) -> dict[ActorRef, Memory]:
+async def load_memories(runtime: Runtime, actors: Collection[ActorRef]) -> dict[ActorRef, Memory]:
     """The states of those of some threads and conversations that have one."""
 
     async def read(actor: ActorRef) -> object:
@@ -219,7 +219,7 @@ class Eraser:
 
 async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
     """A tenant's tasks of a subject, with all that they delegated, and the others of their threads."""
-    tasks = await log.view(tasks_of, tenant_id, subject)
+    tasks = await log.view(subject_tasks, tenant_id, subject)
     if not tasks:
         raise NotFound(f"There is no task of {subject}", remedy="mesh tasks lists those there are")
     if still_open := [task.task_id for task in tasks if not task.has_ended]:
@@ -241,7 +241,7 @@ async def _erase_task(runtime: Runtime, log: EventLog, database: Database, key: 
         *_spans(task),
         *(
             EventFilter(aggregate_id=str(actor), event_type="message.dead_lettered")
-            for actor in {key.ref, *_threads_of(record)}
+            for actor in {key.ref, *_task_threads(record)}
         ),
     ]
     await database.write(erase_task_rows, *key)
@@ -256,7 +256,7 @@ async def _erase_copies(runtime: Runtime, log: EventLog, database: Database, key
 
 
 def _spans(task: Task) -> list[EventFilter]:
-    trace_id = trace_id_of(task.traceparent)
+    trace_id = parse_trace_id(task.traceparent)
     return [EventFilter(trace_id=trace_id, event_type="trace.spans")] if trace_id else []
 
 

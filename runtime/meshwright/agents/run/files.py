@@ -16,13 +16,13 @@ from typing import Any
 from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import MAX_RESULT_CHARS
 from meshwright.core.errors import Conflict, InvalidInput, NotFound, TooLarge
-from meshwright.core.files import File, TaskFile, task_file_of
+from meshwright.core.files import File, TaskFile, parse_task_file
 from meshwright.core.messages import Task
 from meshwright.core.redaction import redact
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import read_forked, read_steps
-from meshwright.engine.work.record import journals_of, read_task
+from meshwright.engine.work.record import journal_names, read_task
 
 _MAX_FILES = 16
 _MAX_TEXT_CHARS = 100_000
@@ -33,7 +33,7 @@ _TEXTS = ("application/json", "application/yaml", "application/xml")
 _EXAMPLE = 'Write {"url": "data:image/png;base64,..."}, or one with https, and "name" where it has one'
 
 
-def files_of(payload: Mapping[str, Any]) -> list[Any]:
+def payload_files(payload: Mapping[str, Any]) -> list[Any]:
     """The entries of `payload.files`; none where that field means something else."""
     files = payload.get("files")
     return files if isinstance(files, list) and any(isinstance(file, Mapping) for file in files) else []
@@ -43,25 +43,25 @@ def referred_in(payload: Mapping[str, Any]) -> list[str]:
     """The files of other tasks that a task names, by their `url`."""
     if "files" not in payload:
         return []
-    urls = [str(file.get("url")) for file in files_of(payload) if isinstance(file, Mapping)]
-    return [url for url in dict.fromkeys(urls) if task_file_of(url) is not None]
+    urls = [str(file.get("url")) for file in payload_files(payload) if isinstance(file, Mapping)]
+    return [url for url in dict.fromkeys(urls) if parse_task_file(url) is not None]
 
 
-def parts_of(task: Task, referred: Mapping[str, File] | None = None) -> tuple[dict[str, Any], ...]:
+def file_parts(task: Task, referred: Mapping[str, File] | None = None) -> tuple[dict[str, Any], ...]:
     """The files of a task as parts of a message; `referred` are those of other tasks, by their `url`.
 
     Each is `{"url": ..., "name": ..., "media_type": ...}`, of which only `url` must be there (a `data:` URL,
     or an address that the provider fetches), one with `data` in base64 in place of `url`, or a part as OpenAI
     has it. Text is put in as text. Raises InvalidInput for anything else.
     """
-    files = [_resolved(file, referred or {}) for file in files_of(task.payload)]
+    files = [_resolved(file, referred or {}) for file in payload_files(task.payload)]
     if len(files) > _MAX_FILES:
         raise InvalidInput(
             f"payload.files has {len(files)} files, and {_MAX_FILES} are allowed",
             remedy="Send fewer, or several tasks",
             field="payload.files",
         )
-    return tuple(_part_of(number, file) for number, file in enumerate(files))
+    return tuple(_file_part(number, file) for number, file in enumerate(files))
 
 
 def parts_of_result(files: Sequence[File]) -> tuple[dict[str, Any], ...]:
@@ -73,7 +73,7 @@ def parts_of_result(files: Sequence[File]) -> tuple[dict[str, Any], ...]:
 
 
 def _parts_of_result(files: Sequence[File]) -> Iterator[dict[str, Any]]:
-    for file in [file for file in files if task_file_of(file.url) is None][:_MAX_FILES]:
+    for file in [file for file in files if parse_task_file(file.url) is None][:_MAX_FILES]:
         if file.media_type in _PICTURES:
             yield {"type": "image_url", "image_url": {"url": file.data_url}}
         elif file.data and file.media_type == "application/pdf":
@@ -98,7 +98,7 @@ def _resolved(file: Any, referred: Mapping[str, File]) -> Any:
     return file
 
 
-def _part_of(number: int, file: Any) -> dict[str, Any]:
+def _file_part(number: int, file: Any) -> dict[str, Any]:
     where = f"payload.files[{number}]"
     if isinstance(file, Mapping) and file.get("type") in _PARTS and file["type"] in file:
         return dict(file)
@@ -155,7 +155,7 @@ class AttachedFiles:
         """All of them."""
         return tuple(file for files in self._files.values() for file in files)
 
-    def of_task(self, task_id: str) -> tuple[TaskFile, ...]:
+    def task_files(self, task_id: str) -> tuple[TaskFile, ...]:
         """All of them as an outcome has them."""
         places = [(path, n, file) for path, files in self._files.items() for n, file in enumerate(files)]
         return tuple(
@@ -212,7 +212,7 @@ async def read_file(runtime: Runtime, task_id: str, number: int, tenant_id: str)
     """A file of a task's outcome, counted from 1, also one that is of a task below. Raises NotFound."""
     for _ in range(_MAX_TASKS):
         file = await _read_file(runtime, task_id, number, tenant_id)
-        if (place := task_file_of(file.url)) is None:
+        if (place := parse_task_file(file.url)) is None:
             return file
         task_id, number = place
     raise NotFound(f"File {number} of task {task_id} is in no task", field="number")
@@ -233,7 +233,7 @@ async def _read_file(runtime: Runtime, task_id: str, number: int, tenant_id: str
     records: list[Record] = []
     with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
         records += await read_forked(runtime, task)
-    for steps in journals_of(task_id, record.attempts, outcome.attempt):
+    for steps in journal_names(task_id, record.attempts, outcome.attempt):
         records += (await read_steps(runtime, ref, steps, 1))[0]  # the first claim may have left nothing
     for value in (record.value for record in records):
         if value.get("path") == place.step and place.place < len(files := files_in(value.get("result"))):

@@ -61,7 +61,7 @@ async def run_framework_call(
     started = time.perf_counter()
 
     async def make() -> dict[str, Any]:
-        with run._state.time.of_step(name):
+        with run._state.time.measure_step(name):
             value = await call()
         seconds = round(time.perf_counter() - started, 3)
         changed = {} if repeatable else {"changed": redacted_arguments(arguments, _MAX_CHANGE_CHARS)}

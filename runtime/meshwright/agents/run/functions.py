@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from meshwright.agents.tools.chain import ToolWrapper
 from meshwright.agents.tools.functions import FunctionTool
-from meshwright.agents.tools.tool import Tool, ToolContext, parameters_of
+from meshwright.agents.tools.tool import Tool, ToolContext, tool_parameters
 from meshwright.core.encoding import plain
 from meshwright.core.errors import AgentError
 
@@ -33,14 +33,14 @@ _UNION: Any = Union
 _UNIONS = (Union, types.UnionType)
 
 
-def function_of(tool: Tool, call: Callable[[str], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def tool_function(tool: Tool, call: Callable[[str], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """The tool as an async function; `call` makes the call, with its arguments as JSON text.
 
     Raises AgentError for a parameter whose name Python does not take.
     """
-    method = _method_of(tool)
+    method = _tool_method(tool)
     signature = _schema_signature(tool) if method is None else _method_signature(method)
-    docstring = _docstring_of(tool) if method is None else method.__doc__ or ""
+    docstring = _tool_docstring(tool) if method is None else method.__doc__ or ""
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
 
     async def function(*args: Any, **kwargs: Any) -> Any:
@@ -58,7 +58,7 @@ def function_of(tool: Tool, call: Callable[[str], Awaitable[Any]]) -> Callable[.
     return function
 
 
-def _method_of(tool: Tool) -> Callable[..., Any] | None:
+def _tool_method(tool: Tool) -> Callable[..., Any] | None:
     """The method that a tool is made of, where it takes the same as the tool; None for any other tool."""
     inner = tool
     while isinstance(inner, ToolWrapper):
@@ -72,7 +72,7 @@ def _method_signature(method: Callable[..., Any]) -> inspect.Signature:
     hints = get_type_hints(method, include_extras=True)
     parameters = [
         parameter.replace(annotation=hints[name])
-        for name, parameter in parameters_of(method).items()
+        for name, parameter in tool_parameters(method).items()
         if hints[name] is not ToolContext
     ]
     result = hints.get("return", Any)
@@ -99,7 +99,7 @@ def _schema_signature(tool: Tool) -> inspect.Signature:
 
 
 def _parameter(name: str, schema: Any, *, is_required: bool) -> inspect.Parameter:
-    kind = _type_of(schema)
+    kind = _schema_type(schema)
     default = inspect.Parameter.empty
     if not is_required:
         default = schema.get("default") if isinstance(schema, Mapping) else None
@@ -107,7 +107,7 @@ def _parameter(name: str, schema: Any, *, is_required: bool) -> inspect.Paramete
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
 
 
-def _type_of(schema: Any) -> Any:
+def _schema_type(schema: Any) -> Any:
     """The type of the values that fit a schema; with the schema itself where no type says as much."""
     if not isinstance(schema, Mapping):
         return Any
@@ -118,16 +118,16 @@ def _type_of(schema: Any) -> Any:
     kinds = schema.get("type")
     if isinstance(kinds, list) or "anyOf" in schema:
         choices = schema.get("anyOf") or [{**schema, "type": kind} for kind in kinds or ()]
-        return _UNION[tuple(map(_type_of, choices))]
+        return _UNION[tuple(map(_schema_type, choices))]
     if kinds == "array" and "items" in schema:
-        return list[_type_of(schema["items"])]  # type: ignore[misc]
+        return list[_schema_type(schema["items"])]  # type: ignore[misc]
     kind = _TYPES.get(str(kinds), Any)
     if kinds == "object" and "properties" in schema and "$ref" not in str(schema):
         return Annotated[kind, WithJsonSchema(dict(schema))]
     return kind
 
 
-def _docstring_of(tool: Tool) -> str:
+def _tool_docstring(tool: Tool) -> str:
     """The description of a tool, and those of its parameters as frameworks read them."""
     meanings = {
         name: " ".join(str(schema["description"]).split())

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.agents.agent import Agent
-from meshwright.agents.run.tool_calls import FailedCall, seconds_of
+from meshwright.agents.run.tool_calls import FailedCall, read_seconds
 from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import LimitReached, ModelError, TaskLimitReached
 from meshwright.core.limits import LIMIT_EVENTS, Limits
@@ -70,18 +70,18 @@ class Limit:
         )
 
 
-def limits_of(
+def task_limits(
     settings: Limits, agent: Agent | type[Agent] | None, of_task: Limits | None
 ) -> tuple[Limit, ...]:
     """The limits that hold for a task: an agent's own before those of the settings, and a task's if lower."""
     if agent is None:
-        return _limits_of(settings, Limits(), "", of_task)
+        return _merge_limits(settings, Limits(), "", of_task)
     kind = agent if isinstance(agent, type) else type(agent)
-    return _limits_of(settings, agent.limits, kind.__name__, of_task)
+    return _merge_limits(settings, agent.limits, kind.__name__, of_task)
 
 
 @lru_cache(maxsize=1_000)
-def _limits_of(
+def _merge_limits(
     settings: Limits, of_agent: Limits, agent_name: str, of_task: Limits | None
 ) -> tuple[Limit, ...]:
     limits: list[Limit] = []
@@ -134,7 +134,7 @@ class Totals:
         result, kind = record.get("result"), record.get("kind", "")
         if isinstance(result, dict):
             self._steps += kind == "model" and bool(result.get("tool_calls"))
-            self._seconds += seconds_of(result) if kind.startswith(TOOL) else 0.0
+            self._seconds += read_seconds(result) if kind.startswith(TOOL) else 0.0
 
     def now(self) -> dict[str, Any]:
         """The totals for each limit that holds, as plain data."""
@@ -272,7 +272,7 @@ class StepTime:
             self._alarm.cancel()
 
     @contextmanager
-    def of_step(self, name: str) -> Iterator[None]:
+    def measure_step(self, name: str) -> Iterator[None]:
         """A block in which the agent's code works on a step."""
         self._step = name
         self._begin_anew()

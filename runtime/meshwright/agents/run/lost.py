@@ -52,7 +52,7 @@ async def add_lost_calls(
         count -= len(reserved.difference(settled))
     lost_calls = [_lost_call(ref, work, usual, number) for number in range(count)]
     if lost_calls:
-        events = [ProgressEvent.of(call.payload(), call.call_id) for call in lost_calls]
+        events = [ProgressEvent.from_payload(call.payload(), call.call_id) for call in lost_calls]
         journal.cut_calls.record_lost([counted_fields(call) for call in lost_calls], events)
     return lost_calls
 
@@ -74,7 +74,7 @@ async def add_given_up_calls(
         usual = await usual_call(ref.type)
     calls = [_lost_call(ref, work, usual, path) for path in paths]
     for path, call in zip(paths, calls, strict=True):
-        event = ProgressEvent.of(call.payload(), call.call_id)
+        event = ProgressEvent.from_payload(call.payload(), call.call_id)
         journal.cut_calls.record_given_up(path, counted_fields(call), event)
     return calls
 
@@ -103,9 +103,9 @@ def ends_in_call(
     last = max((i for i, step in enumerate(steps) if _is_reply(step)), default=None)
     if last is None:
         return has_called
-    names = None if tools is None else {*tools, *map(_tool_of, steps)}
+    names = None if tools is None else {*tools, *map(_tool_name, steps)}
     requests = Counter(call["name"] for call in steps[last]["result"].get("tool_calls", ()))
-    results = Counter(_tool_of(step) for step in steps[last:] if "result" in step)
+    results = Counter(_tool_name(step) for step in steps[last:] if "result" in step)
     return not any(
         number > results[name] for name, number in requests.items() if names is None or name in names
     )
@@ -115,7 +115,7 @@ def _is_reply(step: Mapping[str, Any]) -> bool:
     return step["kind"] == "model" and isinstance(step.get("result"), dict)
 
 
-def _tool_of(step: Mapping[str, Any]) -> str:
+def _tool_name(step: Mapping[str, Any]) -> str:
     return str(step["kind"]).removeprefix(TOOL)
 
 

@@ -40,7 +40,7 @@ class Masks:
 
     def __init__(self, earlier: Iterable[Mapping[str, Any]]) -> None:
         results = (record.get("result") for record in earlier)
-        self._last = max((number for result in results for number in _numbers_of(result)), default=0)
+        self._last = max((number for result in results for number in _mask_numbers(result)), default=0)
         self._numbers: dict[str, int] = {}
         self._values: dict[int, str] = {}
         self._sources: dict[int, _MaskedResult] = {}
@@ -112,14 +112,14 @@ class Masks:
     def note(self, tool: Tool, result: dict[str, Any]) -> None:
         """Note in a result for the journal which masks it has."""
         if tool.origin == "workspace":
-            text = _text_of([result["value"], result["error"]])
+            text = _render_json([result["value"], result["error"]])
             if numbers := sorted({int(number) for number in MASK.findall(text)}):
                 result["masks"] = numbers
 
     def learn(self, tool: Tool, result: Any, reread: Callable[[], Awaitable[Any]]) -> None:
         """Take a result of the journal, which `reread` can have again where its tool changes nothing."""
         if tool.idempotent and tool.effect == "read" and tool.origin == "workspace":
-            for number in _numbers_of(result):
+            for number in _mask_numbers(result):
                 self._sources.setdefault(number, _MaskedResult(result["value"], reread))
 
     async def put_back(self, tool: Tool, arguments: str) -> str:
@@ -165,7 +165,7 @@ class Masks:
 
     async def _read_again(self, number: int) -> None:
         if (source := self._sources.get(number)) is not None:
-            before, now = _text_of(source.value), _text_of(await source.reread())
+            before, now = _render_json(source.value), _render_json(await source.reread())
             if MASK.sub("", before) == MASK.sub("", now):
                 for old, new in zip(MASK.findall(before), MASK.findall(now), strict=True):
                     self._values[int(old)] = self._values[int(new)]
@@ -176,9 +176,9 @@ class Masks:
             )
 
 
-def _numbers_of(result: Any) -> list[int]:
+def _mask_numbers(result: Any) -> list[int]:
     return result.get("masks", []) if isinstance(result, dict) else []
 
 
-def _text_of(data: Any) -> str:
+def _render_json(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False)

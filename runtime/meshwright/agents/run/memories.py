@@ -98,7 +98,7 @@ async def remembered(state: RunState, new: NewMemory, *, has_asked: bool) -> str
         item = await services.memory.find(memory_id, task.tenant_id) or item
     if inside is not None:
         facts = {name: getattr(item, name) for name in ("memory_id", "scope", "kind", "status", "trust")}
-        inside.events.append(ProgressEvent.of(MemoryStored(**facts, text_chars=len(new.text))))
+        inside.events.append(ProgressEvent.from_payload(MemoryStored(**facts, text_chars=len(new.text))))
     if item.status == "active":
         return f"Remembered for {new.scope}."
     why = "another of its subject has more trust" if trust else "this run has read text from outside"

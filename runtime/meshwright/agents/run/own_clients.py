@@ -32,7 +32,7 @@ def key_warnings(
     keys = [name for name in _KEYS if environment.get(name) and name not in keys_of_mesh]
     if not keys:
         return []
-    users = [(agent.agent_id, library) for agent in agents if (library := _library_of(agent))]
+    users = [(agent.agent_id, library) for agent in agents if (library := _imported_library(agent))]
     if not users:
         return []
     names = ", ".join(f"{agent_id} ({library})" for agent_id, library in users)
@@ -42,16 +42,16 @@ def key_warnings(
     ]
 
 
-def _library_of(agent: type[Agent]) -> str:
+def _imported_library(agent: type[Agent]) -> str:
     """The first of the libraries that the module of an agent with a `run` of its own has imported."""
     module = sys.modules.get(agent.__module__)
     if agent.run is Agent.run or module is None:
         return ""
-    names = [_origin_of(value) for value in vars(module).values()]
+    names = [_origin_module(value) for value in vars(module).values()]
     return next((library for library in _LIBRARIES if any(_is_in(name, library) for name in names)), "")
 
 
-def _origin_of(value: Any) -> str:
+def _origin_module(value: Any) -> str:
     return value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", ""))
 
 

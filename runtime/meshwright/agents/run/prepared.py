@@ -26,7 +26,7 @@ from meshwright.agents.context.service import Compression, ThreadHistory, thread
 from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.agents.run.earlier import earlier_changes
 from meshwright.agents.run.memories import recalled
-from meshwright.agents.run.question import render_prompt, summary_of
+from meshwright.agents.run.question import render_prompt, summarize_request
 from meshwright.agents.run.state import RunState
 from meshwright.agents.skills.catalog import NO_SKILLS
 from meshwright.agents.skills.event_types import SkillsOffered
@@ -36,7 +36,7 @@ from meshwright.core.errors import ConfigError, InvalidInput, MemoryUnavailable
 from meshwright.core.messages import SenderContext, Task, TaskVariant
 from meshwright.core.money import MILLION, Price
 from meshwright.core.payloads import StepPayload
-from meshwright.engine.work.conversation import Recent, conversation_of
+from meshwright.engine.work.conversation import Recent, conversation_ref
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 
@@ -131,7 +131,7 @@ class PreparedPrompt(Struct):
             payloads.append(compressed)
         elif self.weighed:
             payloads.append(ContextKept.from_payload(self.weighed))
-        return list(map(ProgressEvent.of, payloads))
+        return list(map(ProgressEvent.from_payload, payloads))
 
 
 _NOTHING_TRIED = TaskVariant(experiment="", name="", agent_id="none")
@@ -175,7 +175,7 @@ def call_settings(state: RunState, *, needs_prompt: bool = True) -> CallSettings
         prompt=prompt,
         version=prompt.version if has_prompt else None,
         model=variant.model or agent.model or prompt.model,
-        tags=_tags_of(agent, task, prompt.tags) if variant.tags is None else variant.tags,
+        tags=_task_tags(agent, task, prompt.tags) if variant.tags is None else variant.tags,
         params={**prompt.params, **agent.params, **variant.params},
         variant=variant,
     )
@@ -192,7 +192,7 @@ async def prepare_run(
     earlier = await earlier_changes(state)
     skills = NO_SKILLS if services.skills is None else services.skills.offered(agent.agent_id)
     recalled_fields = await _recalled(state, Weighing(state, model, tags), context_of_calls)
-    values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
+    values = {**agent.variables, "agent_name": agent.agent_id, "task": summarize_request(task)}
     rendered, used = render_prompt(prompt, task.payload, values)
     return PreparedPrompt(
         system=rendered.system,
@@ -307,14 +307,14 @@ async def _conversation(state: RunState, window: int | None) -> tuple[ThreadHist
     task, runtime = state.task, state.services.runtime
     if task.thread_id == task.task_id:
         return ThreadHistory(()), False
-    recent = Recent.model_validate(await runtime.call(conversation_of(state.ref), "recent", None))
+    recent = Recent.model_validate(await runtime.call(conversation_ref(state.ref), "recent", None))
     most = state.services.max_context_tokens // 2
     history = thread_history(recent, most if window is None else min(most, window // 4))
     messages = (*recent.messages, *([recent.first] if recent.first is not None else ()))
     return history, any(message.outside for message in messages)
 
 
-def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:
+def _task_tags(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:
     """The tags of a task's model calls: the task's own where its agent allows it, else the agent's, else the
     prompt's.
 
@@ -370,7 +370,7 @@ class Weighing:
         of_compression = self._price(compression.model, compression.tags, compression.prompt_tokens)
         if of_run is None or of_compression is None:
             return saved_tokens > cost_tokens
-        cost = of_compression.of(compression.prompt_tokens, compression.ceiling)
+        cost = of_compression.cost(compression.prompt_tokens, compression.ceiling)
         later = of_run.input if of_run.cached_input is None else of_run.cached_input
         saved = spared * (of_run.input + (self._calls - 1) * later) / MILLION
         self.figures |= {"cost_usd": f"{cost:f}", "saved_usd": f"{saved:f}"}

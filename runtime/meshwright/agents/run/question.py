@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.prompts import Prompt, RenderedPrompt
-from meshwright.agents.run.files import files_of
+from meshwright.agents.run.files import payload_files
 from meshwright.agents.tools.limited import cut
 from meshwright.core.messages import Task
 
@@ -41,7 +41,7 @@ def question_below(
     return "\n\n".join(parts) or (_ALL_IN_PROMPT if payload.keys() & used else _summary(payload))
 
 
-def question_of(agent: Agent, task: Task) -> str:
+def render_question(agent: Agent, task: Task) -> str:
     """The words of a task, then each other field of its payload under its name: text as it is, else as JSON.
 
     Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model, and
@@ -55,8 +55,8 @@ def unsent_field(agent: type[Agent] | Agent) -> str | None:
     return "tags" if agent.task_tags else None
 
 
-def request_of(payload: Mapping[str, Any]) -> str:
-    """The words of a payload, then each other field under its name, as `question_of` writes them."""
+def render_request(payload: Mapping[str, Any]) -> str:
+    """The words of a payload, then each other field under its name, as `render_question` writes them."""
     return question_below("", payload, ())
 
 
@@ -85,7 +85,7 @@ def input_texts(payload: Mapping[str, Any]) -> dict[str, str]:
     return {name: text if name == "text" else cut(text, _MAX_FIELD_CHARS) for name, text in texts.items()}
 
 
-def summary_of(task: Task) -> str:
+def summarize_request(task: Task) -> str:
     """The request of a task in short: its words, or else its payload as JSON."""
     return summary_of_payload(task.payload)
 
@@ -104,6 +104,6 @@ def _as_text(value: Any) -> str:
 
 
 def _without_files(payload: Mapping[str, Any]) -> dict[str, Any]:
-    if "files" not in payload or not files_of(payload):
+    if "files" not in payload or not payload_files(payload):
         return dict(payload)
     return {name: value for name, value in payload.items() if name != "files"}

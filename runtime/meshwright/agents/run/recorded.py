@@ -15,7 +15,7 @@ from decimal import Decimal
 from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
-from meshwright.agents.run.tool_calls import error_text, is_journaled, seconds_of
+from meshwright.agents.run.tool_calls import error_text, is_journaled, read_seconds
 from meshwright.core.events import Event
 from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
@@ -82,7 +82,7 @@ def joined_steps(records: Iterable[Record], events: Iterable[Event]) -> dict[str
     return steps
 
 
-def kind_of(step: RecordedStep) -> tuple[str, str]:
+def split_kind(step: RecordedStep) -> tuple[str, str]:
     """The kind of a step, and its name; an author may call a step of the agent's own as ours are called."""
     kind, result = step.kind, step.result
     if kind.startswith(TOOL):
@@ -97,14 +97,14 @@ def kind_of(step: RecordedStep) -> tuple[str, str]:
     return "step", kind
 
 
-def value_of(result: Any) -> Any:
+def tool_value(result: Any) -> Any:
     """The value that a tool returned, or its error."""
     if is_journaled(result):
         return result["value"] if result["error"] is None else {"error": result["error"]}
     return result
 
 
-def error_of(step: RecordedStep) -> str | None:
+def step_error(step: RecordedStep) -> str | None:
     """Why a step failed, if it did."""
     result = step.result
     if step.record is not None and (step.has_failed or "expired" in step.record):
@@ -115,7 +115,7 @@ def error_of(step: RecordedStep) -> str | None:
             return f"{result['failed']}: {result.get('message', '')}"
         if step.kind.startswith(TOOL) and result.get("error") is not None:
             return str(result["error"])
-        if kind_of(step)[0] == "delegate" and result.get("success") is False:
+        if split_kind(step)[0] == "delegate" and result.get("success") is False:
             error = result.get("error") or {}
             return f"{result.get('status', 'failed')}: {error.get('message', '')}"
     if step.has_ended:
@@ -134,7 +134,7 @@ def was_answered(step: RecordedStep) -> bool:
     return bool(calls) and calls[-1].outcome == "ok"
 
 
-def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[str, Any]:
+def step_figures(step: RecordedStep, first_start: datetime | None = None) -> dict[str, Any]:
     """Tokens, cost and times: of the events, else of the record.
 
     `first_start` is that of the step's first run, where a later one has ended it.
@@ -149,11 +149,11 @@ def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[
         cost += Decimal(str(call.get("cost_usd") or 0))
     durations = [event.fields.get("duration_ms") for event in step.events]
     measured = [duration for duration in durations if isinstance(duration, (int, float))]
-    if not measured and step.kind.startswith(TOOL) and start_of(step) is None:
-        measured = [1000 * seconds_of(step.result)]
+    if not measured and step.kind.startswith(TOOL) and step_start(step) is None:
+        measured = [1000 * read_seconds(step.result)]
     last = calls[-1] if calls else {}
     return {
-        **_times_of(step, sum(measured) if measured else None, first_start),
+        **_step_times(step, sum(measured) if measured else None, first_start),
         "calls": len(calls),
         "model": last.get("model"),
         "finish_reason": last.get("finish_reason"),
@@ -162,18 +162,18 @@ def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[
     }
 
 
-def start_of(step: RecordedStep) -> datetime | None:
+def step_start(step: RecordedStep) -> datetime | None:
     """When the claim began the step that ended it; None where an older record does not say."""
     return _time((step.record or {}).get("started_at"))
 
 
-def _times_of(step: RecordedStep, measured: float | None, first_start: datetime | None) -> dict[str, Any]:
-    record, started = step.record or {}, first_start or start_of(step)
+def _step_times(step: RecordedStep, measured: float | None, first_start: datetime | None) -> dict[str, Any]:
+    record, started = step.record or {}, first_start or step_start(step)
     ended_at = _time(record.get("ended_at") or record.get("answered_at"))
     ended_at = ended_at or (step.events[-1].time if step.events else None)
     if started is None and ended_at is not None and measured is not None:
         started = ended_at - timedelta(milliseconds=measured)
-    elif started is not None and ended_at is not None and (measured is None or started != start_of(step)):
+    elif started is not None and ended_at is not None and (measured is None or started != step_start(step)):
         measured = max(0.0, (ended_at - started).total_seconds() * 1000)
     duration = None if measured is None else round(measured, 3)
     return {"started_at": started, "ended_at": ended_at, "duration_ms": duration}
@@ -218,7 +218,7 @@ class SentMessages:
             if len(content) > _SHORT_CHARS and not content.startswith(error_text("")[:-2])
         )
 
-    def record_of(self, request: ModelRequest) -> dict[str, Any]:
+    def record_request(self, request: ModelRequest) -> dict[str, Any]:
         """The record of a request.
 
         `since` is the path of the step that it continues, `same` how many of the messages are those that it
@@ -258,14 +258,14 @@ class SentMessages:
     def _kept(self, message: ChatMessage, max_chars: int) -> ChatMessage | dict[str, Any]:
         content = message.content
         if message.role == "tool" and content in self._results:
-            return {"role": "tool", "tool_call_id": message.tool_call_id, "result": digest_of(content)}
+            return {"role": "tool", "tool_call_id": message.tool_call_id, "result": hash_result(content)}
         if len(content) <= max_chars and not message.parts:
             return message
         fields = message.model_dump()
         return {**fields, "content": _slim(content, max_chars), **_slim_parts(fields, max_chars)}
 
 
-def digest_of(content: str) -> str:
+def hash_result(content: str) -> str:
     """The hash by which a result of a tool is found again."""
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -296,7 +296,7 @@ def _slim(value: Any, max_chars: int) -> Any:
         return value
     if len(value) > _MAX_DATA_CHARS and not any(character.isspace() for character in value):
         kind = value[:100].partition(",")[0] if value.startswith("data:") else "data"
-        return f"[{kind}, {len(value):,} characters, sha256 {digest_of(value)}]"
+        return f"[{kind}, {len(value):,} characters, sha256 {hash_result(value)}]"
     if len(value) > max_chars:
         return f"{value[:max_chars]}\n[not kept: {len(value) - max_chars:,} more characters]"
     return value

@@ -18,7 +18,7 @@ from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import EmptyReply, ReplyCutOff, StructureInvalid
 from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply, OnDelta
 from meshwright.models.structure import read_answer
-from meshwright.models.thinking import Thinking, thinking_of
+from meshwright.models.thinking import Thinking, thinking_callback
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
 _MAX_KEPT_CHARS = 100_000  # of a stream, in case its reader gives it up
@@ -101,7 +101,7 @@ class StreamedPieces:
         self.pieces: list[Any] = []
         self._left = _MAX_KEPT_CHARS
         self._on_delta = on_delta
-        self._on_thinking = thinking_of(on_delta)
+        self._on_thinking = thinking_callback(on_delta)
         if self._on_thinking is not None:
             self.thinking = self._think
 
@@ -123,7 +123,7 @@ class StreamedPieces:
 
 def hand_on_again(pieces: Sequence[Any], on_delta: OnDelta) -> None:
     """Hand on the pieces of a stream that `StreamedPieces` has kept."""
-    take_thinking = thinking_of(on_delta)
+    take_thinking = thinking_callback(on_delta)
     for piece in pieces:
         if isinstance(piece, str):
             on_delta(piece)
@@ -143,7 +143,7 @@ class Deltas:
     def __init__(self, show: Callable[[dict[str, Any]], None], on_delta: OnDelta | None = None) -> None:
         self._show = show
         self._on_delta = on_delta
-        self._on_thinking = thinking_of(on_delta)
+        self._on_thinking = thinking_callback(on_delta)
         self._loop = asyncio.get_running_loop()
         self._text = ""
         self._n = 0
@@ -215,7 +215,7 @@ class RecordedError(Struct):
     fields: dict[str, Any] = msgspec.field(name="known")
 
     @classmethod
-    def of(cls, error: ModelError) -> RecordedError:
+    def from_error(cls, error: ModelError) -> RecordedError:
         """Record an error."""
         fields = {name: value for name, value in vars(error).items() if name != "message"}
         plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | None)}
@@ -234,7 +234,7 @@ StepResult = RecordedError | ModelReply
 """How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
 
 
-def events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+def fault_events(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
     """The faults of a reply with its text, so that nothing that was paid for is lost."""
     events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):
@@ -245,11 +245,11 @@ def events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[Progress
         except StructureInvalid as error:
             raw = cut(error.raw, _MAX_RAW_CHARS)
             invalid = InvalidAnswer(shape=shape.__name__, error=error.message, raw=raw)
-            events.append(ProgressEvent.of(invalid))
+            events.append(ProgressEvent.from_payload(invalid))
     if reply.finish_reason == "length" and (shape is None or reply.tool_calls):
         calls = [
             {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
         ]
         text = cut(reply.content, _MAX_CUT_CHARS)
-        events.append(ProgressEvent.of(CutOffReply(text=text, tool_calls=calls)))
+        events.append(ProgressEvent.from_payload(CutOffReply(text=text, tool_calls=calls)))
     return events

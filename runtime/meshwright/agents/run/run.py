@@ -19,7 +19,7 @@ from meshwright.agents.run.clients import RunClients
 from meshwright.agents.run.delegation import Delegation
 from meshwright.agents.run.dialogue import Dialogue
 from meshwright.agents.run.earlier import EarlierChange, EarlierChanges, earlier_changes
-from meshwright.agents.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
+from meshwright.agents.run.files import ATTACH, check_size, file_parts, files_in, read_file, referred_in
 from meshwright.agents.run.memories import NewMemory, recalled, remembered
 from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run
 from meshwright.agents.run.question import question_below, unsent_field
@@ -30,7 +30,7 @@ from meshwright.agents.skills.event_types import SkillsOffered
 from meshwright.agents.tools.tool import DelegationOptions
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
-from meshwright.core.files import File, TaskFile, task_file_of
+from meshwright.core.files import File, TaskFile, parse_task_file
 from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.core.step_events import FileAttached
 from meshwright.engine.work.record import read_task
@@ -126,7 +126,7 @@ class Run(RunClients):
         `shape` StructureInvalid where its answer does not fit, even after two corrections. Raises ConfigError
         for a model whose window is too small for one of the tools.
         """
-        parts = parts_of(self.task, await self._referred())
+        parts = file_parts(self.task, await self._referred())
         prepared = await self._prepare()
         without = unsent_field(self.agent)
         text = question_below(prepared.request, self.task.payload, prepared.used, without=without)
@@ -148,7 +148,7 @@ class Run(RunClients):
         return {"files": files}
 
     async def _read(self, url: str) -> File:
-        place = task_file_of(url)
+        place = parse_task_file(url)
         if place is None:
             raise InvalidInput(f"{url!r} names no file of a task", field="url")
         runtime, tenant_id = self._state.services.runtime, self.task.tenant_id
@@ -181,7 +181,7 @@ class Run(RunClients):
                 whole = await self.read_file(file)
                 check_size("run.attach", [whole], self._calls.max_record_bytes)
                 result = {"files": [whole.model_dump(mode="json")]}
-                step.finish(result, [ProgressEvent.of(FileAttached.from_payload(whole.facts))])
+                step.finish(result, [ProgressEvent.from_payload(FileAttached.from_payload(whole.facts))])
         attached = files_in(step.result)
         self._calls.attached.add(step.key.path, attached)
         return attached[0]
@@ -189,7 +189,7 @@ class Run(RunClients):
     @noted
     async def read_file(self, file: File | TaskFile) -> File:
         """A file of another task's outcome, with its bytes; any other as it is. Raises NotFound."""
-        if task_file_of(file.url) is None:
+        if parse_task_file(file.url) is None:
             return file if isinstance(file, File) else file.file
         return await self._read(file.url)
 
@@ -365,7 +365,7 @@ class Run(RunClients):
             self._journal.read_outside()
         self._calls.changed |= outcome.changed
         try:
-            return delegation.answer_of(outcome)
+            return delegation.read_answer(outcome)
         except DelegationFailed as error:
             self._state.knowledge.learn_failed(delegation.whom, str(error))
             raise
@@ -457,4 +457,4 @@ class Run(RunClients):
 
 def _skills_events(offered: dict[str, Any]) -> list[ProgressEvent]:
     digests = offered["digests"]
-    return [ProgressEvent.of(SkillsOffered(skills=digests))] if digests else []
+    return [ProgressEvent.from_payload(SkillsOffered(skills=digests))] if digests else []

@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from meshwright.agents.agent import Agent
-from meshwright.agents.run.author import UnawaitedCalls, fault_of, result_of
+from meshwright.agents.run.author import UnawaitedCalls, attempt_fault, plain_result
 from meshwright.agents.run.calls import ModelCalls, RunUsage
 from meshwright.agents.run.earlier import settle_calls
 from meshwright.agents.run.limits import StepTime, step_timeout
 from meshwright.agents.run.lost import add_given_up_calls, add_lost_calls
 from meshwright.agents.run.memories import count_cited
-from meshwright.agents.run.question import question_of
+from meshwright.agents.run.question import render_question
 from meshwright.agents.run.run import Run
 from meshwright.agents.run.sdk_errors import error_behind, note_on
 from meshwright.agents.run.state import RunState, Services
@@ -33,7 +33,7 @@ from meshwright.core.tracing import PROMPT, TASK_ID, TASK_STATUS, TENANT, GenAI,
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work import Complete, Journal, RunInterrupted, RunSuspended, Work
 from meshwright.engine.work.claims import SettleResult
-from meshwright.engine.work.conversation import TaskMessages, ThreadMessage, conversation_of
+from meshwright.engine.work.conversation import TaskMessages, ThreadMessage, conversation_ref
 from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.worker import WorkStopped, until_stopped
 from meshwright.models.structure import check_answer
@@ -167,7 +167,7 @@ class _Attempt:
                     "agent %s failed on task %s", state.agent.agent_id, task.task_id, extra=extra
                 )
             note = note_on(error, has_clients=self._run.has_clients)
-            status, fault = "failed", fault_of(state.agent, error, note)
+            status, fault = "failed", attempt_fault(state.agent, error, note)
         if fault is not None:
             result = None
             state.span.fail(fault.type)
@@ -188,7 +188,7 @@ class _Attempt:
             attributes[PROMPT] = self._calls.prompt
         state.span.set(attributes)
         if state.services.tracing.content:
-            question, answer = question_of(state.agent, state.task), result or {}
+            question, answer = render_question(state.agent, state.task), result or {}
             text = answer.get("text") or json.dumps(answer, ensure_ascii=False)
             messages = {GenAI.INPUT_MESSAGES: ("user", question), GenAI.OUTPUT_MESSAGES: ("assistant", text)}
             state.span.set({name: text_messages(*message) for name, message in messages.items()})
@@ -202,7 +202,7 @@ class _Attempt:
             status=status,
             success=status == "succeeded",
             result=result,
-            files=self._calls.attached.of_task(task.task_id),
+            files=self._calls.attached.task_files(task.task_id),
             error=fault,
             duration_ms=round(state.time.worked * 1000, 3),
             model=usage.model,
@@ -288,7 +288,7 @@ class _Attempt:
             raise
         self._check_followed()
         self._unawaited.check()
-        result = result_of(answer)
+        result = plain_result(answer)
         if (shape := self._state.task.shape) is not None:
             check_answer(shape, result)
         return result
@@ -319,7 +319,7 @@ class _Attempt:
         state, task = self._state, self._state.task
         if task.thread_id == task.task_id:
             return
-        question = cut(question_of(state.agent, task), _MAX_SAID_CHARS)
+        question = cut(render_question(state.agent, task), _MAX_SAID_CHARS)
         fields = {"task_id": task.task_id, "agent_id": state.agent.agent_id, "is_open": is_open}
         fields["outside"] = self._journal.outside
         messages = (
@@ -327,7 +327,7 @@ class _Attempt:
             ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **fields),
         )
         addition = TaskMessages(task_id=task.task_id, messages=messages)
-        await state.services.runtime.call(conversation_of(state.ref), "add", addition)
+        await state.services.runtime.call(conversation_ref(state.ref), "add", addition)
 
 
 class _OutOfTime(Exception):

@@ -28,7 +28,7 @@ from meshwright.core.clock import Clock
 from meshwright.core.errors import ToolFailed
 from meshwright.core.ids import derived_id
 from meshwright.core.limits import Limits
-from meshwright.core.messages import MemoryScope, Parent, SenderContext, Task, TaskBudget, schema_of
+from meshwright.core.messages import MemoryScope, Parent, SenderContext, Task, TaskBudget, answer_schema
 from meshwright.core.money import Price
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.engine.kernel.envelope import ActorRef
@@ -241,5 +241,5 @@ class RunState:
             repository=task.repository,
             sender_context=knowledge,
             variants=task.variants,
-            shape=schema_of(delegation.shape),
+            shape=answer_schema(delegation.shape),
         )

@@ -30,7 +30,7 @@ class StepEvents:
     @classmethod
     async def read(cls, log: EventLog, record: TaskRecord, task: Task) -> StepEvents:
         """Read the events of a task."""
-        event_filter = await log.of_task(task.task_id, task.tenant_id)
+        event_filter = await log.task_filter(task.task_id, task.tenant_id)
         return cls([event async for event in log.replay(event_filter) if _is_of_step(event)])
 
     def _add(self, event: Event) -> None:
@@ -43,7 +43,7 @@ class StepEvents:
         elif (end := WaitEnded.read(event)) is not None and (spans := self._waits.get(end.key)):
             spans[-1] = replace(spans[-1], ended_at=event.time)
 
-    def of(self, attempt: Attempt) -> Sequence[Event]:
+    def for_attempt(self, attempt: Attempt) -> Sequence[Event]:
         """The events of the steps of an attempt."""
         return self._by_attempt.get(attempt.attempt, ())
 
@@ -53,7 +53,7 @@ class StepEvents:
         by_path: defaultdict[str, tuple[StepWait, ...]] = defaultdict(tuple)
         for key, spans in self._waits.items():
             if key.startswith(stream):
-                by_path[_path_of(key)] += tuple(spans)
+                by_path[_step_path(key)] += tuple(spans)
         return by_path
 
 
@@ -63,6 +63,6 @@ def _is_of_step(event: Event) -> bool:
     return isinstance(event.fields.get("path"), str) and isinstance(event.fields.get("attempt"), int)
 
 
-def _path_of(wait_id: str) -> str:
+def _step_path(wait_id: str) -> str:
     path = wait_id.rpartition("/")[2]
     return path.removeprefix(f"{QUESTIONS}.").rpartition(".")[0] if is_doubt(wait_id) else path

@@ -25,7 +25,7 @@ from meshwright.core.ids import derived_id, new_id
 from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.core.step_events import RunProgress, RunStateChanged, RunTitled, StepFinished
-from meshwright.engine.events.tasks import title_of
+from meshwright.engine.events.tasks import make_title
 from meshwright.engine.work.paths import LifeCall
 from meshwright.engine.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.engine.work.protocol import Wait
@@ -66,7 +66,7 @@ async def ask_person(
             answer_schema=schema,
             may_answer=tuple(may_answer),
             sealed=sealed,
-            expires_at=_end_of(state, expires),
+            expires_at=_expiry_time(state, expires),
         )
         if shape is None:
             return str(answer)
@@ -99,7 +99,7 @@ async def wait_event(
         kind="event",
         reason=f"waits for an event on {topic}{conditions}",
         subject={"topic": topic, "match": fields},
-        expires_at=None if expires is None else _end_of(state, expires),
+        expires_at=None if expires is None else _expiry_time(state, expires),
     )
 
 
@@ -134,7 +134,7 @@ def _plain(about: Mapping[str, Any] | None) -> Any:
     return from_json(data)
 
 
-def _end_of(state: RunState, expires: timedelta | datetime | None) -> datetime:
+def _expiry_time(state: RunState, expires: timedelta | datetime | None) -> datetime:
     now = state.services.clock.now()
     if isinstance(expires, datetime):
         if expires.tzinfo is None:
@@ -197,7 +197,7 @@ class RunSteps:
 
         def tell(result: Any) -> list[ProgressEvent]:
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            return [ProgressEvent.of(StepFinished(name=name, duration_ms=duration_ms))]
+            return [ProgressEvent.from_payload(StepFinished(name=name, duration_ms=duration_ms))]
 
         return await self._journal.step(
             name,
@@ -211,7 +211,7 @@ class RunSteps:
         )
 
     async def _timed(self, name: str, run: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
-        with self._state.time.of_step(name):
+        with self._state.time.measure_step(name):
             return await awaited(run, name)
 
     @overload
@@ -256,7 +256,9 @@ class RunSteps:
         self._state.knowledge.say_progress(text)
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
-                step.finish(None, [ProgressEvent.of(RunProgress(text=cut(text, _MAX_PROGRESS_CHARS)))])
+                step.finish(
+                    None, [ProgressEvent.from_payload(RunProgress(text=cut(text, _MAX_PROGRESS_CHARS)))]
+                )
 
     def progress_reporter(self) -> Callable[[str], None]:
         """Returns a function that says how far a step is, from any asyncio task, as an event of the task.
@@ -272,7 +274,7 @@ class RunSteps:
             if allowed >= 1:
                 allowed -= 1
                 payload = RunProgress(text=cut(redact(text), _MAX_PROGRESS_CHARS))
-                tell(ProgressEvent.of(payload, id=f"progress/{new_id()}"))
+                tell(ProgressEvent.from_payload(payload, id=f"progress/{new_id()}"))
 
         return report
 
@@ -288,7 +290,7 @@ class RunSteps:
                 result = {
                     key: value for key, value in fields.items() if key not in StepPayload.__struct_fields__
                 }
-                step.finish(result, [ProgressEvent.of(payload)])
+                step.finish(result, [ProgressEvent.from_payload(payload)])
 
     async def note(self, name: str, value: Any, payload: StepPayload | None = None) -> Any:
         """Note plain data, and return what was noted here when the work was not resumed yet.
@@ -298,7 +300,7 @@ class RunSteps:
         """
         async with self._journal.open_step(name, {}, costly=False) as step:
             if not step.is_replayed:
-                step.finish(value, () if payload is None else [ProgressEvent.of(payload)])
+                step.finish(value, () if payload is None else [ProgressEvent.from_payload(payload)])
         return step.result
 
     def program(self) -> AbstractContextManager[None]:
@@ -309,9 +311,9 @@ class RunSteps:
         """Note that a program begins: see `Journal.begin_life`."""
         self._journal.begin_life()
 
-    def of_program(self) -> AbstractContextManager[None]:
-        """A block in which the code answers a call of a program; see `Journal.of_program`."""
-        return self._journal.of_program()
+    def program_block(self) -> AbstractContextManager[None]:
+        """A block in which the code answers a call of a program; see `Journal.program_block`."""
+        return self._journal.program_block()
 
     def begin_life_call(self, call: LifeCall) -> None:
         """Number the next call of the asyncio task as one of a program outside."""
@@ -330,7 +332,7 @@ class RunSteps:
         async with self._journal.open_step("state", {"state": name}, costly=False) as step:
             if not step.is_replayed:
                 payload = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
-                step.finish(payload, [ProgressEvent.of(RunStateChanged(**payload))])
+                step.finish(payload, [ProgressEvent.from_payload(RunStateChanged(**payload))])
 
     @noted
     async def title(self, text: str) -> None:
@@ -338,12 +340,12 @@ class RunSteps:
 
         Its first line counts, at most 120 characters; the last title stays. It is an event `run.title`, once.
         """
-        line = title_of(redact(text))
+        line = make_title(redact(text))
         if line is None:
             raise AgentError("run.title is given no words", remedy="Give it a line of text")
         async with self._journal.open_step("title", {"title": line}, costly=False) as step:
             if not step.is_replayed:
-                step.finish({"title": line}, [ProgressEvent.of(RunTitled(title=line))])
+                step.finish({"title": line}, [ProgressEvent.from_payload(RunTitled(title=line))])
 
     @noted
     async def wait_event(

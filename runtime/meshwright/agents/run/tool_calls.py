@@ -64,7 +64,7 @@ async def same_tools(journal: Journal, tools: Mapping[str, Tool]) -> Mapping[str
     return {spec.name: tools.get(spec.name) or _MissingTool(spec) for spec in specs}
 
 
-def content_of(result: Any) -> str:
+def render_content(result: Any) -> str:
     """The result of a tool as text for the model."""
     if not is_journaled(result):
         result = {"value": result, "error": None}  # what a person says came of it
@@ -85,7 +85,7 @@ def is_journaled(result: Any) -> bool:
     return isinstance(result, dict) and result.keys() - _BESIDE == {"value", "error"}
 
 
-def value_of(result: Any, tool: Tool) -> Any:
+def read_value(result: Any, tool: Tool) -> Any:
     """The value of a tool's result, for code. Raises ToolFailed where the call failed."""
     if not is_journaled(result):  # what a person says came of it
         return result
@@ -133,10 +133,10 @@ def refused_call(requested: int, executed: int) -> dict[str, Any]:
 def too_many_calls(most: int | None, refused: int) -> ProgressEvent:
     """The event that a reply had more calls than may run."""
     setting = "max_calls_per_reply in [agents] of mesh.toml"
-    return ProgressEvent.of(CallsRefused(calls=refused, most=most, setting=setting))
+    return ProgressEvent.from_payload(CallsRefused(calls=refused, most=most, setting=setting))
 
 
-def seconds_of(result: Any) -> float:
+def read_seconds(result: Any) -> float:
     """How long a tool took, as its result in the journal says."""
     seconds = result.get("seconds") if isinstance(result, dict) else None
     return seconds if isinstance(seconds, float) else 0.0
@@ -163,7 +163,7 @@ def tool_events(
         duration_ms=None if started is None else round((time.perf_counter() - started) * 1000, 3),
         changed_by=result.get("changed_call", {}).get("by", ""),
     )
-    return [ProgressEvent.of(called)]
+    return [ProgressEvent.from_payload(called)]
 
 
 def result_summary(value: Any) -> str | None:

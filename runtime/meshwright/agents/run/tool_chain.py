@@ -20,7 +20,7 @@ from meshwright.agents.run.checks import CheckedTool, check_call
 from meshwright.agents.run.files import DELEGATE_TOOL, check_size, fitting
 from meshwright.agents.run.masks import redacted_arguments
 from meshwright.agents.run.state import RunState
-from meshwright.agents.run.tool_calls import changed_call, content_of, is_journaled, tool_events
+from meshwright.agents.run.tool_calls import changed_call, is_journaled, render_content, tool_events
 from meshwright.agents.tools.chain import (
     TOOL_POSITIONS,
     ToolCallWrapper,
@@ -94,7 +94,7 @@ class _JournalLink(ToolLink[RunInvocation]):
         journal.join(kind, request, {kind: request})
         async with (
             state.exclusion.turn(journal.inside, exclusive=tool.exclusive),
-            journal.open_step(kind, request, repeatable=tool.idempotent, check=_check_of(call)) as step,
+            journal.open_step(kind, request, repeatable=tool.idempotent, check=_step_check(call)) as step,
         ):
             if not step.is_replayed:
                 call.step = step
@@ -102,7 +102,7 @@ class _JournalLink(ToolLink[RunInvocation]):
                 events = tool_events(tool.name, call.arguments, result, None if step.has_waited else started)
                 more = tool.events(result["value"]) if result["error"] is None else ()
                 checked = () if call.checked is None else (call.checked,)
-                step.finish(result, [*checked, *events, *map(ProgressEvent.of, more)])
+                step.finish(result, [*checked, *events, *map(ProgressEvent.from_payload, more)])
         result = step.result
         # Text is of a person: the call was cut off, and is not run again.
         call.calls.changed |= "changed" in result if is_journaled(result) else tool.may_change
@@ -112,14 +112,14 @@ class _JournalLink(ToolLink[RunInvocation]):
         return result
 
 
-def _check_of(call: RunInvocation) -> StepCheck | None:
+def _step_check(call: RunInvocation) -> StepCheck | None:
     """Asks the tool whether the call has happened; None if it has no check, or the call was not allowed."""
     decision = call.approval.decision
     if not call.tool.has_check or not (decision is None or decision.approve):
         return None
 
     def finish(result: dict[str, Any]) -> None:
-        result |= changed_call(call.arguments, call.approval.changed_by) | _change_of(call)
+        result |= changed_call(call.arguments, call.approval.changed_by) | _change_fields(call)
         step = call.state.journal.inside
         _keep(call, result, 0 if step is None else step.number)
 
@@ -194,7 +194,7 @@ class _TraceLink(ToolLink[RunInvocation]):
             if call.error is not None:
                 span.fail(call.error)
             if tracing.content:
-                span.set({GenAI.TOOL_CALL_RESULT: content_of(result)})
+                span.set({GenAI.TOOL_CALL_RESULT: render_content(result)})
         return result
 
 
@@ -222,13 +222,13 @@ class _ResultLink(ToolLink[RunInvocation]):
         result |= changed_call(call.arguments, call.approval.changed_by)
         try:
             values = await self.inner.call(call)
-            result |= _change_of(call) | values
+            result |= _change_fields(call) | values
         except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
             checked = await _check_without_reply(call, error)
             if checked is not None and checked.outcome == "happened":
                 return checked.result
             call.error = error
-            result |= _failure_of(call, error)
+            result |= _failure_fields(call, error)
             if checked is not None:
                 result["error"] += f". {_CHECK_NOTES[checked.outcome]}: {checked.evidence}"
         except BaseException:  # in the middle of the call: what raises may have changed something before
@@ -243,7 +243,7 @@ async def _check_without_reply(call: RunInvocation, error: MeshError) -> CheckRe
     """Whether a call has happened that got no reply; None where it failed otherwise, or has no check."""
     if not (call.has_begun and isinstance(error, ToolFailed) and error.is_in_doubt):
         return None
-    if (check := _check_of(call)) is None:
+    if (check := _step_check(call)) is None:
         return None
     started = time.perf_counter()
     checked = await check()
@@ -251,25 +251,25 @@ async def _check_without_reply(call: RunInvocation, error: MeshError) -> CheckRe
     return checked
 
 
-def _change_of(call: RunInvocation) -> dict[str, Any]:
+def _change_fields(call: RunInvocation) -> dict[str, Any]:
     """The fields of a result that say, for who takes over, what a call may change."""
     if call.tool.may_change:
         return {"changed": redacted_arguments(call.arguments, _MAX_CHANGE_CHARS)}
     return {"edited": True} if call.tool.contained else {}
 
 
-def _failure_of(call: RunInvocation, error: MeshError) -> dict[str, Any]:
+def _failure_fields(call: RunInvocation, error: MeshError) -> dict[str, Any]:
     """The fields of a result that say why a call failed.
 
     One whose process ended in the middle before may have taken effect already.
     """
-    change, decision = _change_of(call) if call.has_begun else {}, call.approval.decision
+    change, decision = _change_fields(call) if call.has_begun else {}, call.approval.decision
     may_have_run = (
         call.step.was_begun and not call.step.is_ruled_out and (decision is None or decision.approve)
     )
     if call.tool.may_change and may_have_run:
         note = f"{call.tool.name} was interrupted before, and may have taken effect then"
-        return {"error": f"{error}. {note}", **_change_of(call), "uncertain": True}
+        return {"error": f"{error}. {note}", **_change_fields(call), "uncertain": True}
     if isinstance(error, InvalidInput):  # nothing has run
         change.pop("changed", None)
     return {"error": str(error), **change}

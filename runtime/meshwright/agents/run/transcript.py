@@ -19,17 +19,17 @@ from meshwright.agents.run.recorded import (
     APPROVE,
     TOOL,
     RecordedStep,
-    digest_of,
-    error_of,
-    figures_of,
+    hash_result,
     joined_steps,
-    kind_of,
-    start_of,
-    value_of,
+    split_kind,
+    step_error,
+    step_figures,
+    step_start,
+    tool_value,
     was_answered,
 )
 from meshwright.agents.run.step_waits import StepEvents
-from meshwright.agents.run.tool_calls import content_of, is_journaled, result_summary
+from meshwright.agents.run.tool_calls import is_journaled, render_content, result_summary
 from meshwright.agents.tools.approval import arguments_text
 from meshwright.agents.tools.limited import cut
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
@@ -42,7 +42,7 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import path_named, read_forked, read_steps
-from meshwright.engine.work.journal import hash_of
+from meshwright.engine.work.journal import hash_request
 from meshwright.engine.work.people import CHECK, asked_about
 from meshwright.engine.work.protocol import Wait, steps_stream
 from meshwright.engine.work.record import StepStatus, StepSummary, StepView, StepWait, TaskRecord
@@ -130,9 +130,9 @@ class Transcript:
     # Facts
 
     def _fields(self, step: RecordedStep) -> dict[str, Any]:
-        kind, name = kind_of(step)
+        kind, name = split_kind(step)
         wait = self._waits.get(step.path) if not step.has_ended else None
-        error = error_of(step)
+        error = step_error(step)
         result = step.result if isinstance(step.result, dict) else {}
         fields: dict[str, Any] = {
             "path": step.path,
@@ -146,10 +146,10 @@ class Transcript:
             "has_contents": step.has_ended,
             "is_copied": step.path in self._copied,
             "waits": self._step_waits.get(step.path, ()),
-            **figures_of(step, self._first_starts.get(step.path)),
+            **step_figures(step, self._first_starts.get(step.path)),
         }
         if kind in ("context", "model"):
-            fields["prompt"] = self._prompt_of(step, kind)
+            fields["prompt"] = self._last_prompt(step, kind)
         if kind == "delegate":
             fields["child_task_id"] = wait.child_task_id if wait is not None else result.get("task_id")
         if kind == "model":
@@ -164,14 +164,14 @@ class Transcript:
         """The start of each step that has steps within it: each run of it records its own, its waits stay."""
         first: dict[str, datetime] = {}
         for step in self._steps.values():
-            parts, started = step.path.split("."), start_of(step)
+            parts, started = step.path.split("."), step_start(step)
             above = [".".join(parts[:n]) for n in range(1, len(parts))]
             for path in above if started is not None else ():
-                own = start_of(self._steps[path]) if path in self._steps else None
+                own = step_start(self._steps[path]) if path in self._steps else None
                 first[path] = min(filter(None, (started, own, first.get(path))))
         return first
 
-    def _prompt_of(self, step: RecordedStep, kind: str) -> str | None:
+    def _last_prompt(self, step: RecordedStep, kind: str) -> str | None:
         """The prompt of its last call, else that of the context before it."""
         calls = [call for event in step.events if (call := ModelCalled.read(event)) is not None]
         if kind == "model" and calls:
@@ -182,7 +182,7 @@ class Transcript:
     @cached_property
     def _contexts(self) -> list[RecordedStep]:
         steps = map(self._step, self.paths)
-        return [step for step in steps if kind_of(step)[0] == "context"]
+        return [step for step in steps if split_kind(step)[0] == "context"]
 
     def _status(self, step: RecordedStep, wait: Wait | None, error: str | None) -> StepStatus:
         if wait is not None:
@@ -202,7 +202,7 @@ class Transcript:
             calls = [call for event in step.events if (call := ToolCalled.read(event)) is not None]
             call = calls[0] if calls else ToolCalled.from_payload({"arguments": ""})
             arguments = self._arguments.get(_call_key(step), call.arguments)
-            value = call.result if result is None else result_summary(value_of(result))
+            value = call.result if result is None else result_summary(tool_value(result))
             return f"{_read(arguments)} -> {'' if value is None else value}"
         if kind == "context" and isinstance(result, dict):
             parts = [f"a prompt of {len(result['system']):,} characters"]
@@ -233,14 +233,14 @@ class Transcript:
     # Contents
 
     def _contents(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
-        kind, _ = kind_of(step)
+        kind, _ = split_kind(step)
         if not step.has_ended:
             return {} if step.has_failed else {"notes": (_NOT_STORED,)}
         if kind == "model":
             return self._dialogue(step, whole=whole)
         contents: dict[str, Any] = {"result": without_data(step.result)}
         if kind == "tool":
-            contents["result"] = value_of(step.result)
+            contents["result"] = tool_value(step.result)
             contents["arguments"] = self._arguments.get(_call_key(step))
         return contents
 
@@ -296,7 +296,7 @@ class Transcript:
     @cached_property
     def _results(self) -> dict[str, str]:
         results = (step.result for step in self._steps.values() if step.kind.startswith(TOOL))
-        return {digest_of(content): content for content in map(content_of, results)}
+        return {hash_result(content): content for content in map(render_content, results)}
 
     @cached_property
     def _arguments(self) -> dict[tuple[str, str], str]:
@@ -313,7 +313,7 @@ class Transcript:
             for step in steps
             if step.kind.startswith(APPROVE) and step.result.get("arguments") is not None
         ]
-        return {(name, hash_of({"arguments": text})): text for name, text in calls_made}
+        return {(name, hash_request({"arguments": text})): text for name, text in calls_made}
 
 
 _CONTENTS = ("request", "messages", "reply", "arguments", "result")
@@ -339,7 +339,7 @@ async def transcripts(
                 attempt.attempt,
                 attempt.agent_id,
                 [*records, *answers],
-                events.of(attempt),
+                events.for_attempt(attempt),
                 own,
                 copied,
                 events.waits(task.task_id, attempt),
@@ -395,7 +395,7 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def attempt_of(transcripts: Sequence[Transcript], attempt: int | None) -> Transcript:
+def select_attempt(transcripts: Sequence[Transcript], attempt: int | None) -> Transcript:
     """The transcript of an attempt, without a number of the last. Raises NotFound and InvalidInput."""
     if not transcripts:
         raise NotFound("The task has no attempt yet, hence no steps", field="attempt")

@@ -23,16 +23,16 @@ def run_transport(wire: RunWire, package: HttpPackage) -> Any:
 
     Raises AgentError where the package is not installed, and in another thread than the run's.
     """
-    library = library_of(package, _EXTRAS[package])
+    library = import_library(package, _EXTRAS[package])
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError as error:
         remedy = "Make it before asyncio.to_thread(...), and use it in the thread"
         raise AgentError("A client or transport of a run is made in a thread", remedy=remedy) from error
-    return _transport_of(library)(wire, library, loop)
+    return _transport_class(library)(wire, library, loop)
 
 
-def library_of(name: str, extra: str) -> Any:
+def import_library(name: str, extra: str) -> Any:
     """A package that an extra installs. Raises AgentError, which names the extra, where it is missing."""
     try:
         return import_module(name)
@@ -44,12 +44,12 @@ def library_of(name: str, extra: str) -> Any:
 
 
 @cache
-def _transport_of(library: Any) -> Any:
+def _transport_class(library: Any) -> Any:
     return type("RunTransport", (_RunTransport, library.AsyncBaseTransport, library.BaseTransport), {})
 
 
 @cache
-def _stream_of(library: Any) -> Any:
+def _stream_class(library: Any) -> Any:
     return type("RunStream", (_RunStream, library.AsyncByteStream, library.SyncByteStream), {})
 
 
@@ -77,7 +77,7 @@ class _RunTransport:
     def _response(self, request: Any, answer: WireAnswer) -> Any:
         content: dict[str, Any] = {"content": answer.body}
         if not isinstance(answer.body, bytes):
-            content = {"stream": _stream_of(self._library)(answer.body, self._loop)}
+            content = {"stream": _stream_class(self._library)(answer.body, self._loop)}
         return self._library.Response(answer.status, headers=answer.headers, request=request, **content)
 
 

@@ -20,7 +20,7 @@ from meshwright.agents.run.prepared import PreparedPrompt
 from meshwright.agents.run.state import RunState
 from meshwright.core.encoding import Struct
 from meshwright.engine.work.records import ProgressEvent
-from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
+from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, part_texts
 
 _FULL = 0.85  # of the window, from which on a conversation is shortened
 _ENOUGH = 0.7  # shortened so far, no turn is summarised
@@ -60,7 +60,7 @@ class Shortening(Struct):
             tokens_after=self.tokens_after,
             error=self.error,
         )
-        return [ProgressEvent.of(shortened)]
+        return [ProgressEvent.from_payload(shortened)]
 
 
 class ContextWindow:
@@ -81,7 +81,7 @@ class ContextWindow:
         self._limit = _room_for_input(prepared)
         self._asked: tuple[ChatMessage, ...] = ()
         self._counted: tuple[tuple[ChatMessage, ...], int] | None = None
-        self._tokens = _Prefix(0, lambda tokens, message: tokens + _tokens_of(message))
+        self._tokens = _Prefix(0, lambda tokens, message: tokens + _count_tokens(message))
 
     def ask(self, messages: Sequence[ChatMessage]) -> None:
         """Note what a call is made with, whose size is estimated only where it matters."""
@@ -204,10 +204,10 @@ class ContextWindow:
         return min(4.0, max(0.5, counted / self._estimate(messages)))
 
     def _size(self, messages: Sequence[ChatMessage]) -> int:
-        return int((self._fixed + sum(map(_tokens_of, messages))) * self._scale)
+        return int((self._fixed + sum(map(_count_tokens, messages))) * self._scale)
 
     def _estimate(self, messages: Sequence[ChatMessage]) -> int:
-        return self._fixed + self._tokens.of(messages)
+        return self._fixed + self._tokens.total(messages)
 
 
 def _room_for_input(prepared: PreparedPrompt) -> int | None:
@@ -217,10 +217,10 @@ def _room_for_input(prepared: PreparedPrompt) -> int | None:
     return prepared.window - min(prepared.max_tokens, prepared.window // 4)
 
 
-def _tokens_of(message: ChatMessage) -> int:
+def _count_tokens(message: ChatMessage) -> int:
     texts = [message.content, *(f"{call.name} {call.id} {call.arguments}" for call in message.tool_calls)]
     texts += [str(block) for block in message.thinking]
-    words = texts_of(message.parts)
+    words = part_texts(message.parts)
     others = len(message.parts) - len(words)
     return _MESSAGE_TOKENS + sum(map(count_tokens, (*texts, *words))) + _PART_TOKENS * others
 
@@ -260,7 +260,7 @@ def _without_files(message: ChatMessage) -> ChatMessage:
 
 
 def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
-    if _tokens_of(message) > max_tokens:
+    if _count_tokens(message) > max_tokens:
         message = _without_files(message)
     content = clip(message.content, max_tokens)
     if content == message.content:
@@ -324,7 +324,7 @@ class _Prefix(Generic[_ValueT]):
         """Begin again."""
         del self._messages[:], self._values[1:]
 
-    def of(self, messages: Sequence[ChatMessage]) -> _ValueT:
+    def total(self, messages: Sequence[ChatMessage]) -> _ValueT:
         """The sum of all messages."""
         shared = min(len(self._messages), len(messages))
         while shared and self._messages[shared - 1] is not messages[shared - 1]:

@@ -78,7 +78,7 @@ class RunWire:
 
     def __init__(self, journal: Journal, step_of: Callable[[ModelRequest], WireStep]) -> None:
         self._journal = journal
-        self._step_of = step_of
+        self._wire_step = step_of
 
     async def answer(
         self,
@@ -103,9 +103,9 @@ class RunWire:
                 problem = f"A run does not answer {method} {path}"
                 raise UnknownRoute(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
-            request = _request_of(call)
+            request = _make_request(call)
             request = request if restrict is None else restrict(request)
-            step = self._step_of(request)
+            step = self._wire_step(request)
             if on_reply is not None:
                 step = step._replace(complete=_reported(step, request, on_reply))
             call.name(step.answer_id, step.created)
@@ -149,7 +149,7 @@ def _reported(
     return complete
 
 
-def _request_of(call: WireCall) -> ModelRequest:
+def _make_request(call: WireCall) -> ModelRequest:
     """The request of a call, whose event names what is passed over."""
     return call.request.model_copy(update={"context": CallContext(passed_over=call.passed_over)})
 

@@ -26,8 +26,8 @@ from meshwright.agents.sandbox.execution import (
     BoxJob,
     BoxPlan,
     Interpreter,
-    environment_of,
     execute,
+    program_environment,
     with_bases,
 )
 from meshwright.agents.sandbox.port import SandboxResult
@@ -76,8 +76,8 @@ class Bubblewrap:
         if not is_known_machine():
             raise ToolFailed("The box knows the system calls of x86-64 and aarch64 alone", remedy=_INSTALL)
         self.program = _bubblewrap_program()
-        self.about = f"{_output_of(self.program, '--version').strip()} ({self.program})"
-        help_text = _output_of(self.program, "--help")
+        self.about = f"{_program_output(self.program, '--version').strip()} ({self.program})"
+        help_text = _program_output(self.program, "--help")
         # It came with 0.8; without it the filter of system calls alone keeps user namespaces out.
         self._more = ("--disable-userns",) if "--disable-userns" in help_text else ()
         # Root owns the devices, which are bound as the machine has them: it could change their modes.
@@ -87,7 +87,7 @@ class Bubblewrap:
         """Run a job in the box. Raises ToolFailed where it cannot be started."""
         readable = with_bases(job.readable)
         folders = [*readable, *self._interpreter.folders]
-        environment = environment_of(readable, self._interpreter, "/tmp", job.environment_in("/tmp"))
+        environment = program_environment(readable, self._interpreter, "/tmp", job.environment_in("/tmp"))
         with ExitStack() as stack:
             data = _own_files(stack)
             command = [self.program, *self._options(job, folders, data), "--"]
@@ -165,7 +165,7 @@ def _own_files(stack: ExitStack) -> dict[str, int]:
     return descriptors
 
 
-def _output_of(program: str, option: str) -> str:
+def _program_output(program: str, option: str) -> str:
     try:
         process = subprocess.run(
             [program, option],
@@ -215,7 +215,7 @@ class Landlock:
     def _plan(self, job: BoxJob, scratch: str, threads: int) -> BoxPlan:
         readable = with_bases(job.readable)
         system = [Path("/", name) for name in SYSTEM_FOLDERS]
-        environment = environment_of(readable, self._interpreter, scratch, job.environment)
+        environment = program_environment(readable, self._interpreter, scratch, job.environment)
         files = {
             "read": [str(path) for path in (*system, *SYSTEM_FILES, *readable, *self._interpreter.folders)],
             "write": [str(job.tree), scratch],
@@ -251,7 +251,7 @@ class NoBox:
             raise ToolFailed("Programs of tools run on Linux alone")
         readable = with_bases(job.readable)
         own = job.environment_in(str(job.tree))
-        environment = environment_of(readable, self._interpreter, str(job.tree), own)
+        environment = program_environment(readable, self._interpreter, str(job.tree), own)
         threads = await asyncio.to_thread(threads_of_user)
         plan = BoxPlan(self._interpreter.command(START), _order(job, environment), "group", threads)
         return await execute(job, plan)

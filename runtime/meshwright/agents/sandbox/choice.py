@@ -160,7 +160,7 @@ class ChosenSandbox:
         with suppress(OSError, ValueError):
             if json.loads(read_private(file)).get(box.name) == key:
                 return
-        out = await broken_out_of(box)
+        out = await find_escapes(box)
         if out:
             raise ToolFailed(f"Break-outs get out of it: {', '.join(out)}")
         fingerprints: dict[str, str] = {}
@@ -293,7 +293,7 @@ class Bait:
             await process.wait()
 
 
-async def broken_out_of(
+async def find_escapes(
     box: Box,
     interpreter: Interpreter | None = None,
     *,

@@ -192,7 +192,7 @@ class _BoxRun:
                 if answer != b"ready":
                     await self._fail(answer, reading)
                 if self._plan.end == "init":
-                    self._init = os.pidfd_open(_parent_of(starter))
+                    self._init = os.pidfd_open(_parent_process(starter))
                 if self._group is not None:
                     self._group.add(starter)
                 else:
@@ -330,7 +330,7 @@ class _BoundedOutput:
         return f"\n[{left_out:,} bytes are left out here]\n".join(parts), True
 
 
-def _parent_of(process: int) -> int:
+def _parent_process(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -376,7 +376,7 @@ def with_bases(folders: Iterable[Path]) -> list[Path]:
     return readable
 
 
-def environment_of(
+def program_environment(
     readable: Sequence[Path], interpreter: Interpreter, scratch: str, own: Mapping[str, str]
 ) -> dict[str, str]:
     """The variables of a program in a box; the call's own win.

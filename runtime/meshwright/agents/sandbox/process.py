@@ -214,7 +214,7 @@ async def watch(process: int, limits: BoxLimits, end: Callable[[Overrun], None])
     """Call `end` once what a process started, and it, use more than the limits. Looks four times a second."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        threads, kilobytes = await asyncio.to_thread(_use_of, process)
+        threads, kilobytes = await asyncio.to_thread(_measure_use, process)
         if threads > limits.processes + _STARTING:
             return end("processes")
         if kilobytes > limits.memory_mb * 1024:
@@ -237,7 +237,7 @@ class _Status(NamedTuple):
     kilobytes: int
 
 
-def _use_of(process: int) -> tuple[int, int]:
+def _measure_use(process: int) -> tuple[int, int]:
     """The threads and kilobytes of a process and all that it started."""
     statuses = {status.process: status for status in _statuses()}
     below = [status for status in statuses.values() if process in _ancestors(status, statuses)]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from meshwright.agents.agent import Agent
-from meshwright.agents.skills.files import Stamp, copy_files, remove_old, stamp_of
+from meshwright.agents.skills.files import Stamp, copy_files, folder_stamp, remove_old
 from meshwright.agents.skills.settings import SkillsSettings
 from meshwright.agents.skills.skill import LoadedSkill, Skill, is_skill, load_skill, misplaced
 from meshwright.core.errors import ConfigError, nearest
@@ -67,7 +67,7 @@ def skill_places(project: Path, settings: SkillsSettings) -> list[SkillPlace]:
         places.append(SkillPlace(folder))
     for plugin in installed(SKILLS):
         is_outside = plugin.package not in settings.trusted_packages
-        folder = _folder_of(plugin.value)
+        folder = _package_folder(plugin.value)
         if folder is None:
             problem = f"{plugin.package} registers {plugin.value} as its skills, and there is no such folder"
             raise ConfigError(problem, remedy=f"Upgrade or uninstall {plugin.package}")
@@ -75,7 +75,7 @@ def skill_places(project: Path, settings: SkillsSettings) -> list[SkillPlace]:
     return places
 
 
-def _folder_of(module: str) -> Path | None:
+def _package_folder(module: str) -> Path | None:
     """The folder of a package, found without importing it; its parents are imported."""
     try:
         spec = find_spec(module)
@@ -223,7 +223,7 @@ class Skills:
         """The titles of all skills that can be used."""
         return sorted(self._skills)
 
-    def of(self, agent_id: str) -> tuple[Skill, ...]:
+    def for_agent(self, agent_id: str) -> tuple[Skill, ...]:
         """The skills of an agent, by title."""
         return self._by_agent.get(agent_id, ())
 
@@ -233,13 +233,13 @@ class Skills:
 
     def offered(self, agent_id: str) -> OfferedSkills:
         """The names and descriptions of an agent's skills, for its prompt."""
-        if not (skills := self.of(agent_id)):
+        if not (skills := self.for_agent(agent_id)):
             return NO_SKILLS
         own = _listed(_ABOUT, [skill for skill in skills if not skill.is_outside])
         outside = _listed(_ABOUT_OUTSIDE, [skill for skill in skills if skill.is_outside])
         return OfferedSkills(own, outside, {skill.title: skill.digest for skill in skills})
 
-    def place_of(self, skill: Skill) -> Path:
+    def skill_folder(self, skill: Skill) -> Path:
         """The folder with the copy of this version of a skill, which does not change."""
         return self._copies / skill.copy_name
 
@@ -285,14 +285,14 @@ class Skills:
     def _read(self, place: SkillPlace, folder: Path) -> Skill | None:
         """The skill of a folder; the last good version where it is broken now, None where there is none."""
         last = next((skill for skill in self._skills.values() if skill.folder == folder), None)
-        stamp = stamp_of(folder)
+        stamp = folder_stamp(folder)
         if self._stamps.get(folder) == stamp:
             return last
         self._stamps[folder] = stamp  # of the state before: a change in between is seen by the next look
         try:
             skill, files = load_from(place, folder)
             if self._has_started and self._is_used(skill.title):
-                copy_files(files, self.place_of(skill))
+                copy_files(files, self.skill_folder(skill))
         except ConfigError as error:
             title = f"{place.source}:{folder.name}" if place.source else folder.name
             self._broken[folder] = _BrokenSkill(title, error)

@@ -61,7 +61,7 @@ def _check(folders: tuple[Path, ...], as_json: bool) -> int:
 
     Without folders it also names agents with a skill that is not there. Exit status 1 if anything is wrong.
     """
-    count, problems = _of_folders(folders) if folders else _of_project()
+    count, problems = _check_folders(folders) if folders else _check_project()
     if as_json:
         fields = ("path", "line", "field", "message", "remedy")
         echo_json([{name: getattr(problem, name) for name in fields} for problem in problems])
@@ -71,7 +71,7 @@ def _check(folders: tuple[Path, ...], as_json: bool) -> int:
     return 1 if problems else 0
 
 
-def _of_folders(folders: tuple[Path, ...]) -> tuple[int, list[ConfigError]]:
+def _check_folders(folders: tuple[Path, ...]) -> tuple[int, list[ConfigError]]:
     from meshwright.agents.skills.skill import load_skill
 
     problems: list[ConfigError] = []
@@ -83,7 +83,7 @@ def _of_folders(folders: tuple[Path, ...]) -> tuple[int, list[ConfigError]]:
     return len(folders), problems
 
 
-def _of_project() -> tuple[int, list[ConfigError]]:
+def _check_project() -> tuple[int, list[ConfigError]]:
     from meshwright.agents.skills.catalog import check_named, read_skills, skill_places
 
     settings = _settings()

@@ -56,7 +56,7 @@ def read_files(folder: Path) -> dict[str, SkillFile]:
     return dict(sorted(files.items()))
 
 
-def stamp_of(folder: Path) -> Stamp:
+def folder_stamp(folder: Path) -> Stamp:
     """The stamp of a folder; empty for one that cannot be read, which reading it explains."""
     sizes: list[tuple[str, int, int]] = []
     with suppress(ConfigError, OSError):
@@ -66,7 +66,7 @@ def stamp_of(folder: Path) -> Stamp:
     return tuple(sorted(sizes))
 
 
-def digest_of(files: Mapping[str, SkillFile]) -> str:
+def hash_files(files: Mapping[str, SkillFile]) -> str:
     """A digest over names, modes and contents of files, 12 hexadecimal digits of SHA-256."""
     digest = hashlib.sha256()
     for path, file in files.items():

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from meshwright.agents.skills.files import SkillFile, digest_of, read_files
+from meshwright.agents.skills.files import SkillFile, hash_files, read_files
 from meshwright.core.errors import ConfigError, nearest
 
 FILE_NAMES = ("SKILL.md", "skill.md")
@@ -142,7 +142,7 @@ def load_skill(folder: Path, source: str = "", *, package: str = "", is_outside:
         allowed_tools=tuple(reader.tools(fields)),
         folder=folder,
         file=name,
-        digest=digest_of(files),
+        digest=hash_files(files),
         files=tuple(files),
         source=source,
         package=package,

@@ -55,7 +55,7 @@ class SkillTool(Tool):
     @property
     def origin(self) -> Origin:  # type: ignore[override]
         """`outside` where strangers wrote one of the agent's skills."""
-        is_outside = any(skill.is_outside for skill in self._skills.of(self._agent_id))
+        is_outside = any(skill.is_outside for skill in self._skills.for_agent(self._agent_id))
         return "outside" if is_outside else "own"
 
     async def call(self, arguments: str, context: ToolContext) -> dict[str, Any]:
@@ -85,14 +85,14 @@ class SkillTool(Tool):
         return (SkillRead(skill=title, digest=digest, file=value["file"], source=source),)
 
     def _named(self, title: str) -> Skill:
-        skills = {skill.title: skill for skill in self._skills.of(self._agent_id)}
+        skills = {skill.title: skill for skill in self._skills.for_agent(self._agent_id)}
         if title not in skills:
             there = f"There are {', '.join(skills)}" if skills else "Go on without it"
             raise ToolFailed(f"there is no skill {title!r}", remedy=there)
         return skills[title]
 
     def _text(self, skill: Skill, file: str) -> str:
-        path = self._skills.place_of(skill) / file
+        path = self._skills.skill_folder(skill) / file
         try:
             with path.open("rb") as opened:
                 data = opened.read(_MAX_TEXT_BYTES + 1)
@@ -112,7 +112,7 @@ def sandbox_options(settings: ToolSettings, agent_id: str) -> tuple[list[Path], 
         skills = settings.get(Skills)
     except LookupError:  # a toolset may be used without a mesh
         return [], {}
-    places = [skills.place_of(skill) for skill in skills.of(agent_id)]
+    places = [skills.skill_folder(skill) for skill in skills.for_agent(agent_id)]
     return places, {VARIABLE: str(places[0].parent)} if places else {}
 
 

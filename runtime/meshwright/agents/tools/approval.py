@@ -51,7 +51,9 @@ class ChangedCall(NamedTuple):
     refused: str = ""
 
     @classmethod
-    def of(cls, call: ApprovalCall | None, first: ApprovalCall | None, by: str, refused: str) -> ChangedCall:
+    def compare(
+        cls, call: ApprovalCall | None, first: ApprovalCall | None, by: str, refused: str
+    ) -> ChangedCall:
         """Compare a call with that of the model, where a person has changed it."""
         if not by or call is None or first is None:
             return cls(by, refused=refused)
@@ -99,12 +101,12 @@ class Preview(Struct):
     is_none: bool = False
 
     @classmethod
-    def of(cls, effect: Any) -> Preview:
+    def parse(cls, effect: Any) -> Preview:
         """Read what a tool says, plain data; one that is None binds nothing."""
         if effect is None:
             return cls()
         if isinstance(effect, Unchanged):
-            return cls.of(effect.shown).model_copy(update={"is_none": True})
+            return cls.parse(effect.shown).model_copy(update={"is_none": True})
         text = effect if isinstance(effect, str) else json.dumps(effect, ensure_ascii=False, sort_keys=True)
         if len(text) > _MAX_EFFECT_CHARS:
             problem = f"its effect has {len(text):,} characters, and only {_MAX_EFFECT_CHARS:,} can be shown"
@@ -128,7 +130,7 @@ class ApprovalCall:
     preview: Preview = _NO_PREVIEW
 
     @classmethod
-    def of(cls, tool: Tool, text: str, task_id: str) -> ApprovalCall:
+    def parse(cls, tool: Tool, text: str, task_id: str) -> ApprovalCall:
         """Read a call of a task from its arguments as the model wrote them.
 
         Raises InvalidInput for wrong ones.

@@ -19,10 +19,10 @@ from meshwright.agents.tools.tool import (
     Declaration,
     Tool,
     ToolContext,
-    parameters_of,
     read_docstring,
     refusal,
     tool,
+    tool_parameters,
 )
 from meshwright.core.checks import CheckResult
 from meshwright.core.encoding import plain
@@ -53,13 +53,13 @@ class FunctionTool(Tool):
         self.network, self.max_chars = declaration.network, declaration.max_chars
         self.contained = declaration.contained
         self.target = str(getattr(getattr(function, "__self__", None), "target", ""))
-        self._preview = _preview_of(function, declaration.preview)
-        self._check = _check_of(function, declaration.check)
+        self._preview = _find_preview(function, declaration.preview)
+        self._check = _find_check(function, declaration.check)
         self.threads = threads or ToolThreads()
         self.description, meanings = read_docstring(function.__doc__ or "")
         try:
             hints = get_type_hints(function, include_extras=True)
-            parameters = parameters_of(function)
+            parameters = tool_parameters(function)
             self._context_names = [name for name in parameters if hints[name] is ToolContext]
             self._names = [name for name in parameters if name not in self._context_names]
             fields: dict[str, Any] = {
@@ -136,7 +136,7 @@ class FunctionTool(Tool):
         return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self._names)}
 
 
-def tools_of(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
+def collect_tools(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
     """The tools among the methods of agents and toolsets, in the order in which they were written.
 
     Raises ConfigError where one cannot be described, or two share a name.
@@ -154,7 +154,7 @@ def tools_of(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
     return list(tools.values())
 
 
-def _preview_of(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+def _find_preview(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
     """The method that previews a tool. Raises ConfigError where there is none that it can be."""
     if not name:
         return None
@@ -162,7 +162,7 @@ def _preview_of(function: Callable[..., Any], name: str) -> Callable[..., Any] |
     remedy = f"write `async def {name}` with the same parameters beside it"
     if not inspect.iscoroutinefunction(preview):
         raise refusal(function, f"names the preview {name!r}, which is no async method of its owner", remedy)
-    if list(parameters_of(preview)) != list(parameters_of(function)):
+    if list(tool_parameters(preview)) != list(tool_parameters(function)):
         raise refusal(function, f"names the preview {name!r}, which takes other parameters", remedy)
     return preview
 
@@ -176,11 +176,11 @@ class _ToolCheck(NamedTuple):
     async def call(self, values: Mapping[str, Any], context: ToolContext) -> CheckResult:
         """Ask it, with those of the values that it takes."""
         offered = {_STEP_ID: context.step_id, **values, **dict.fromkeys(self.context_names, context)}
-        names = [name for name in parameters_of(self.function) if name in offered]
+        names = [name for name in tool_parameters(self.function) if name in offered]
         return as_check_result(await self.function(**{name: offered[name] for name in names}), self.function)
 
 
-def _check_of(
+def _find_check(
     function: Callable[..., Any], check: str | Callable[..., Awaitable[CheckResult]]
 ) -> _ToolCheck | None:
     """The check of a tool. Raises ConfigError where it cannot be one."""
@@ -204,8 +204,8 @@ def _check_of(
         problem = f"has the check {name!r}, which does not say that it returns a CheckResult"
         raise refusal(function, problem, remedy)
     context_names = tuple(parameter for parameter, hint in hints.items() if hint is ToolContext)
-    names = {_STEP_ID, *parameters_of(function), *context_names}
-    for parameter in parameters_of(target).values():
+    names = {_STEP_ID, *tool_parameters(function), *context_names}
+    for parameter in tool_parameters(target).values():
         is_own = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if not is_own or (parameter.name not in names and parameter.default is parameter.empty):
             problem = f"has the check {name!r}, which takes {parameter.name!r}: no parameter of the tool"

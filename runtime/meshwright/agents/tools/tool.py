@@ -413,14 +413,14 @@ class Tool(ABC):
         return values
 
 
-def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def tool_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of a tool by name, without `self`."""
     parameters = inspect.signature(function).parameters
     return {name: parameter for name, parameter in parameters.items() if name != "self"}
 
 
 def _check(function: Callable[..., Any]) -> None:
-    parameters = parameters_of(function)
+    parameters = tool_parameters(function)
     if not re.fullmatch(ID_PATTERN, getattr(function, MARK).name):
         raise refusal(function, "has a name that models refuse", "use at most 64 letters, digits, _ and -")
     if not (function.__doc__ or "").strip():

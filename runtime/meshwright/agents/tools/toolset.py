@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright.agents.tools.functions import tools_of
+from meshwright.agents.tools.functions import collect_tools
 from meshwright.agents.tools.limited import ToolThreads
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import ConfigError, InvalidInput, TooLarge, sentence
@@ -295,7 +295,7 @@ class Toolset:
 
     async def tools(self) -> Sequence[Tool]:
         """The tools of the set: its `@tool` methods. Override it to offer others, or to wrap them."""
-        return tools_of(self, threads=self.threads)
+        return collect_tools(self, threads=self.threads)
 
     async def check(self) -> str:
         """A sentence for `mesh doctor` on the system behind the tools; raises MeshError where it fails."""

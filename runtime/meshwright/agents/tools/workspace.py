@@ -70,7 +70,7 @@ class FileTools(Toolset):
             start_line: the first line wanted, from 1 on
             max_lines: how many lines are wanted
         """
-        lines = _lines_of(self._workspace.read(path, self.settings.max_file_bytes))
+        lines = _split_lines(self._workspace.read(path, self.settings.max_file_bytes))
         page = lines[start_line - 1 : start_line - 1 + max_lines]
         text = cut("\n".join(page), self.settings.max_text_chars)
         return {"file": path, "start_line": start_line, "total_lines": len(lines), "text": text}
@@ -121,7 +121,7 @@ class FileTools(Toolset):
             text = self._workspace.read(path, self.settings.max_file_bytes)
             whole = text.casefold()
             is_hit = any(term in whole for term in terms)  # most files have none, and need no lines
-            for number, line in enumerate(_lines_of(text) if is_hit else (), 1):
+            for number, line in enumerate(_split_lines(text) if is_hit else (), 1):
                 folded = line.casefold()
                 if count := sum(term in folded for term in terms):
                     yield Match(phrase not in folded, -count, path, number, line.strip()[:_MAX_LINE_CHARS])
@@ -144,7 +144,7 @@ def path_matches(path: str, pattern: str) -> bool:
     return len(parts) in reached
 
 
-def _lines_of(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
     """The lines of a text as editors and git count them (`splitlines` would also split at a form feed)."""
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 

@@ -20,7 +20,9 @@ trees = resource_group(TREES)
 @mesh_options
 def _show(target: Target, task_id: str, as_json: bool) -> None:
     """Show the tree of a task, the files that were changed, and how to fetch its commits."""
-    tree: Document = talk(target, lambda mesh: mesh.client.call("GET", TREES.path_of(task_id)), need="state")
+    tree: Document = talk(
+        target, lambda mesh: mesh.client.call("GET", TREES.item_path(task_id)), need="state"
+    )
     has_commit = tree["head"] != tree["base"]
     rows = [
         ("task", tree["task_id"]),
@@ -43,6 +45,6 @@ def _show(target: Target, task_id: str, as_json: bool) -> None:
 def _diff(target: Target, task_id: str) -> None:
     """Print the changes of a task's tree, for git apply."""
     document: Document = talk(
-        target, lambda mesh: mesh.client.call("GET", f"{TREES.path_of(task_id)}/diff"), need="state"
+        target, lambda mesh: mesh.client.call("GET", f"{TREES.item_path(task_id)}/diff"), need="state"
     )
     click.echo(document["diff"], nl=False)

@@ -82,7 +82,7 @@ class TreeFiles:
             raise InvalidInput("the path names no file", field="path")
         try:
             with self._folder(inside.parts[:-1], make=True) as folder:
-                mode = _mode_of(inside.name, folder, path)
+                mode = _file_mode(inside.name, folder, path)
                 with os.fdopen(os.open(draft, _NEW, mode, dir_fd=folder), "wb") as file:
                     file.write(text.encode())
                     os.fchmod(file.fileno(), mode)
@@ -198,7 +198,7 @@ class TreeFiles:
             os.close(fd)
 
 
-def _mode_of(name: str, folder: int, path: str) -> int:
+def _file_mode(name: str, folder: int, path: str) -> int:
     try:
         about = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

@@ -94,7 +94,7 @@ class TreeOperations:
 
     def actors(self) -> Iterable[Actors]:
         """The newest states of trees, for meshes with several workers."""
-        yield Actors(ActorKind.of(SharedTree, type=SHARED_TREE), ORCHESTRATION)
+        yield Actors(ActorKind.from_class(SharedTree, type=SHARED_TREE), ORCHESTRATION)
 
     def checks(self) -> Iterable[Check]:
         """Whether the repositories that tasks may work on answer."""
@@ -149,7 +149,7 @@ class TreeOperations:
     @operation(_READ, "GET /trees/{task_id}", "Show a tree", errors=_NONE)
     async def show_tree(self, caller: Caller, task_id: Identifier) -> TreeView:
         """Show the tree that a task works on, also a delegated one, with the files that were changed."""
-        tree = await self._of(caller, task_id)
+        tree = await self._find_tree(caller, task_id)
         changed: list[TreeChange] = await tree.changed()
         return TreeView(
             **dict(_summary(tree.lease)),
@@ -162,10 +162,10 @@ class TreeOperations:
     @operation(_READ, "GET /trees/{task_id}/diff", "Show the changes", errors=_NONE)
     async def diff_tree(self, caller: Caller, task_id: Identifier) -> TreeDiff:
         """Show the changes since the tree was made, as `git apply` takes them."""
-        tree = await self._of(caller, task_id)
+        tree = await self._find_tree(caller, task_id)
         return TreeDiff(diff=await tree.diff(binary=True, max_bytes=_MAX_DIFF_BYTES))
 
-    async def _of(self, caller: Caller, task_id: str) -> Tree:
+    async def _find_tree(self, caller: Caller, task_id: str) -> Tree:
         await self.mesh.get(Audit).record_read(caller, "trees")
         with suppress(NotFound):
             return self._trees.find(caller.tenant_id, task_id)

@@ -146,7 +146,7 @@ class Tree:
             self._end(step_id, result, step.before)
             return result
 
-    async def result_of(self, step_id: str) -> Any | None:
+    async def step_result(self, step_id: str) -> Any | None:
         """The result of a step that has ended; None for one that has not, and what it left is undone."""
         async with self._held():
             step = self._read(step_id)
@@ -336,7 +336,7 @@ class Tree:
             if expected and snapshot != expected:
                 raise Conflict(f"The tree is {snapshot} by now, not {expected}")
             parent = await self.head()
-            if await self._tree_of(parent) == snapshot:
+            if await self._resolve_tree(parent) == snapshot:
                 last_message = await self._git("log", "-1", "--format=%B", parent)
                 if parent != self.lease.base and last_message.strip() == message.strip():
                     return parent
@@ -358,7 +358,7 @@ class Tree:
                 options = ["--source", self.lease.base, "--staged", "--worktree", "--quiet"]
                 await self._git("restore", *options, *self._only(path))
             else:
-                await self.restore(await self._tree_of(self.lease.base))
+                await self.restore(await self._resolve_tree(self.lease.base))
 
     async def snapshot(self) -> str:
         """Record the files as they are; returns the id that `restore` takes.
@@ -396,7 +396,7 @@ class Tree:
     async def _tidy(self) -> None:
         await asyncio.to_thread(self.files.tidy, self.settings.max_files, self.settings.max_mb * 1_000_000)
 
-    async def _tree_of(self, revision: str) -> str:
+    async def _resolve_tree(self, revision: str) -> str:
         return (await self._git("rev-parse", "--verify", f"{revision}^{{tree}}")).strip()
 
     def _only(self, path: str) -> list[str]:

@@ -267,14 +267,14 @@ Label = Annotated[
 _BYTES: TypeAdapter[int] = TypeAdapter(ByteSize)
 
 
-def _size_of(value: Any) -> int:
+def _parse_size(value: Any) -> int:
     try:
         return _BYTES.validate_python(value)
     except ValidationError:
         raise ValueError('expected bytes, or a text like "500MB" or "2GiB"') from None
 
 
-Size = Annotated[int, BeforeValidator(_size_of)]
+Size = Annotated[int, BeforeValidator(_parse_size)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(ip_network)]
 BrokerUrl = Annotated[
     Secret | None,

@@ -78,7 +78,7 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
                 remedy = remedy or ("change or unset it" if source is environment else "")
                 return ConfigError(f"{name}: {expected}", field=field, remedy=remedy)
         name, within = in_file.split(steps)
-        line = _line_of(tuple(map(str, (name, *within) if name else steps)), text)
+        line = _line_number(tuple(map(str, (name, *within) if name else steps)), text)
         label = f"{name or field}{_within(within)}"
         message = f"{label}: {expected}" if label else expected
         return ConfigError(message, path=str(path) if line else "", line=line, field=field, remedy=remedy)
@@ -178,7 +178,7 @@ def _file(kind: type[Settings], path: Path, text: str) -> _SettingsSource:
     for name, value in document.items():
         if name not in kind.model_fields:
             message, remedy = _unknown(kind, name, is_table=isinstance(value, dict))
-            line_number = _line_of((name,), text)
+            line_number = _line_number((name,), text)
             raise ConfigError(message, path=str(path), line=line_number, remedy=remedy, field=name)
     return _SettingsSource(document, {(name,): name for name in document})
 
@@ -189,7 +189,7 @@ def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, s
     if is_table:
         remedy = f"a component brings its table: install its package, which may be called meshwright-{name}"
         return f"there is no table [{name}]", f"did you mean [{near}]? If not, {remedy}" if near else remedy
-    suggestion = _of_tables(kind, name) or (repr(near) if near else "")
+    suggestion = _table_places(kind, name) or (repr(near) if near else "")
     names_text = f"known are {', '.join(kind.model_fields)}"
     return f"there is no setting {name!r}", f"did you mean {suggestion}?" if suggestion else names_text
 
@@ -233,7 +233,7 @@ def _place(variable: str) -> tuple[str, ...]:
 
 def _parsed(kind: type[Settings], steps: Sequence[str], text: str) -> Any:
     """The value of a variable: JSON where a setting holds more than a text."""
-    field = _fields_of(kind, steps[:-1]).get(steps[-1])
+    field = _table_fields(kind, steps[:-1]).get(steps[-1])
     if text[0] not in "[{" or (field is not None and not _is_composite(field.annotation)):
         return text
     try:
@@ -265,7 +265,9 @@ def _with_two_underscores(kind: type[Settings], name: str) -> str | None:
     """The setting of a table that a name with one underscore means: `http__port` for `http_port`."""
     tables = (table for table in kind.model_fields if name.startswith(f"{table}_"))
     pairs = ((table, name.removeprefix(f"{table}_")) for table in tables)
-    return next((f"{table}__{field}" for table, field in pairs if field in _fields_of(kind, (table,))), None)
+    return next(
+        (f"{table}__{field}" for table, field in pairs if field in _table_fields(kind, (table,))), None
+    )
 
 
 def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
@@ -273,11 +275,11 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
     steps, value = first["loc"], first["input"]
     if first["type"] == "missing":
         return "is missing", ""
-    fields = _fields_of(kind, steps[:-1])
+    fields = _table_fields(kind, steps[:-1])
     if first["type"] == "extra_forbidden":
         return "there is no such setting", _meant(kind, steps, fields)
     on_the_way = [  # of the items of a list, or of a table in a table, too
-        _fields_of(kind, steps[:number]).get(str(step))
+        _table_fields(kind, steps[:number]).get(str(step))
         for number, step in enumerate(steps)
         if number or len(steps) == 1
     ]
@@ -294,19 +296,19 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
 def _meant(kind: type[Settings], steps: _Steps, fields: Iterable[str]) -> str:
     """The question that names the setting which was probably meant: one of the table, or of another."""
     name = str(steps[-1])
-    elsewhere = _of_tables(kind, name)
+    elsewhere = _table_places(kind, name)
     near = nearest(name, fields, cutoff=0.8 if elsewhere else 0.5)
     suggestion = repr(near) if near else elsewhere
     return f"did you mean {suggestion}?" if suggestion else ""
 
 
-def _of_tables(kind: type[Settings], name: str) -> str:
+def _table_places(kind: type[Settings], name: str) -> str:
     """The places of the settings of a name within tables: `'http.port' or 'mqtt.port'`."""
-    tables = (table for table in kind.model_fields if name in _fields_of(kind, (table,)))
+    tables = (table for table in kind.model_fields if name in _table_fields(kind, (table,)))
     return " or ".join(f"'{table}.{name}'" for table in islice(tables, _MAX_TABLES))
 
 
-def _fields_of(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[str, Any]:
+def _table_fields(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[str, Any]:
     """The fields of the table at a place; empty where there is no table."""
     fields: Mapping[str, Any] = kind.model_fields
     of_items = False
@@ -333,7 +335,7 @@ def _variable(name: str, within: _Steps) -> str:
     return own if own in {variable.upper() for variable in os.environ} else name + _within(within)
 
 
-def _line_of(place: Sequence[str], text: str) -> int | None:
+def _line_number(place: Sequence[str], text: str) -> int | None:
     """The number of the line of TOML that gives the setting of a place, or that begins its table."""
     target, table = tuple(place), tuple[str, ...]()
     entries: dict[tuple[str, ...], int] = {}  # of lists of tables: the number of the last
@@ -342,10 +344,10 @@ def _line_of(place: Sequence[str], text: str) -> int | None:
         if header := re.match(r"\s*(\[\[?)([^\]]+)\]", line):
             table = ()
             for key in _keys(header[2]):
-                table = (*table, *_entry_of(table, entries), key)
+                table = (*table, *_last_entry(table, entries), key)
             if header[1] == "[[":
                 entries[table] = entries.get(table, -1) + 1
-                table = (*table, *_entry_of(table, entries))
+                table = (*table, *_last_entry(table, entries))
             if table[: len(target)] == target:
                 return number
             if target[: len(table)] == table and len(table) > depth:
@@ -357,7 +359,7 @@ def _line_of(place: Sequence[str], text: str) -> int | None:
     return begins
 
 
-def _entry_of(table: tuple[str, ...], entries: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+def _last_entry(table: tuple[str, ...], entries: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
     """The place of the last entry of a list of tables; nothing for any other table."""
     return (str(entries[table]),) if table in entries else ()
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from meshwright.core.errors import ConfigError
-from meshwright.core.logs import levels_of
-from meshwright.core.parts import of_packages, ours
+from meshwright.core.logs import parse_levels
+from meshwright.core.parts import installed_parts, ours
 from meshwright.core.settings.forms import Secret, Table
 
 _TableT = TypeVar("_TableT", bound=BaseModel)
@@ -104,7 +104,7 @@ class Settings(BaseModel):
     @field_validator("log_level")
     @classmethod
     def _is_level(cls, text: str) -> str:
-        levels_of(text)
+        parse_levels(text)
         return text
 
     @model_validator(mode="after")
@@ -149,7 +149,7 @@ def with_installed() -> type[Settings]:
     """The settings with the tables of installed parts too. Raises ConfigError."""
     kind = built_in()
     tables: dict[str, Any] = {}
-    for part in of_packages():
+    for part in installed_parts():
         table = part.load(part.settings) if part.settings else None
         if table is None:
             continue

@@ -197,8 +197,8 @@ def _git(cwd: str) -> dict[str, str]:
     git = os.path.join(folder, ".git")
     try:
         if os.path.isfile(git):
-            git = os.path.join(folder, _head_of(git).partition("gitdir:")[2].strip())
-        head = _head_of(os.path.join(git, "HEAD"))
+            git = os.path.join(folder, _read_head(git).partition("gitdir:")[2].strip())
+        head = _read_head(os.path.join(git, "HEAD"))
     except (OSError, ValueError):  # ValueError for a path that can be none
         return facts
     facts["worktree"] = folder
@@ -208,7 +208,7 @@ def _git(cwd: str) -> dict[str, str]:
     return facts
 
 
-def _head_of(path: str) -> str:
+def _read_head(path: str) -> str:
     """The beginning of a file. Raises OSError, also for a pipe or a device, and ValueError."""
     if not os.path.isfile(path):
         raise OSError(path)

@@ -150,7 +150,7 @@ def _publish(store: sqlite3.Connection, settings: BridgeSettings, rows: Sequence
         client.connect(address.hostname or "127.0.0.1", address.port or _PORTS[address.scheme])
         client.loop_start()
         for seq, document in rows:
-            topic = topic_of(settings.prefix, json.loads(document))
+            topic = bridge_topic(settings.prefix, json.loads(document))
             message = client.publish(topic, document, qos=1, properties=properties)
             message.wait_for_publish(_ANSWER_SECONDS)
             if refused or not message.is_published():
@@ -165,7 +165,7 @@ def _publish(store: sqlite3.Connection, settings: BridgeSettings, rows: Sequence
     return sent
 
 
-def topic_of(prefix: str, document: Mapping[str, Any]) -> str:
+def bridge_topic(prefix: str, document: Mapping[str, Any]) -> str:
     """The topic of an event: `claude/progress/{job_id}/{event}`."""
     parts = (_FORBIDDEN.sub("_", str(document.get(name) or "unknown")[:128]) for name in ("job_id", "event"))
     return "/".join((prefix, *parts))

@@ -15,7 +15,7 @@ from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.operations import Input
 from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
 from meshwright.edges.deliveries import SignatureKind, standard_key
-from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, json_of
+from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, parse_json
 from meshwright.edges.replies.courier import Address, Undeliverable
 
 SCHEME = "channel"
@@ -81,7 +81,7 @@ class ChatChannel(NamedTuple):
     chat: Chat
 
 
-def message_of(**fields: Any) -> ChannelMessage:
+def make_message(**fields: Any) -> ChannelMessage:
     """Returns a message made of what a service has sent. Raises InvalidInput."""
     try:
         return ChannelMessage.model_validate(fields)
@@ -92,7 +92,7 @@ def message_of(**fields: Any) -> ChannelMessage:
         raise InvalidInput(f"{field}: {sentence(problem)}", remedy=remedy, field=field) from None
 
 
-def time_of(value: Any, unit: float = 1.0) -> datetime:
+def parse_time(value: Any, unit: float = 1.0) -> datetime:
     """Returns the time that a service gives in units of so many seconds; now, where it gives none."""
     try:
         return datetime.fromtimestamp(float(value) * unit, UTC)
@@ -109,17 +109,17 @@ class ChannelAddress(Address, kw_only=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def task_of(tenant_id: str, channel: str, message_id: str) -> str:
+def message_task_id(tenant_id: str, channel: str, message_id: str) -> str:
     """Returns the id of the task that a message becomes."""
     return derived_id(tenant_id, f"channel:{channel}", message_id)
 
 
-def requester_of(channel: str, sender: str) -> str:
+def chat_requester(channel: str, sender: str) -> str:
     """Returns who requests the tasks of a sender, and answers what tasks ask."""
     return f"channel:{channel}:{sender}"
 
 
-def thread_of(tenant_id: str, channel: str, thread_id: str) -> str:
+def chat_thread(tenant_id: str, channel: str, thread_id: str) -> str:
     """Returns the thread of the mesh that a conversation is: no person's own has such an id."""
     return f"{channel}-{derived_id(tenant_id, f'channel:{channel}', thread_id)[:20]}"
 
@@ -149,7 +149,7 @@ class HttpChat:
 
     def read(self, document: dict[str, Any]) -> Iterator[ChannelMessage]:
         """The body is one message."""
-        yield message_of(**document)
+        yield make_message(**document)
 
     async def post(self, message: ChannelMessage, *, again: bool) -> None:
         """POST it to the channel's URL."""
@@ -196,13 +196,13 @@ class WhatsAppChat:
                     content = _text(message, "text", "body")[:MAX_CONTENT_CHARS]
                     sender, message_id = _text(message, "from"), _text(message, "id")
                     if content.strip() and sender and message_id:
-                        yield message_of(
+                        yield make_message(
                             id=message_id,
                             channel="whatsapp",
                             channel_metadata={"to": sender},
                             sender=sender,
                             content=content,
-                            timestamp=time_of(message.get("timestamp")),
+                            timestamp=parse_time(message.get("timestamp")),
                             thread_id=sender,
                             reply_to=_text(message, "context", "id") or None,
                         )
@@ -228,7 +228,7 @@ class WhatsAppChat:
         answer = await self.http.request("POST", self._url, json=body, headers=self._headers)
         if answer.status < 300:
             return
-        error = json_of(answer).get("error")
+        error = parse_json(answer).get("error")
         code = error.get("code") if isinstance(error, dict) else None
         problem = f"WhatsApp answered {answer.status} with error {code}"
         if answer.status == 429 or answer.status >= 500 or code in _WHATSAPP_LATER:

@@ -31,7 +31,7 @@ CHATS: Mapping[str, type[HttpChat | SlackChat | MattermostChat | WhatsAppChat]] 
 }
 
 
-def channels_of(settings: Mapping[str, ChannelSettings]) -> dict[str, ChatChannel]:
+def active_channels(settings: Mapping[str, ChannelSettings]) -> dict[str, ChatChannel]:
     """Returns the active channels of the settings. Raises ConfigError."""
     return {
         name: ChatChannel(name, channel, CHATS[channel.kind](name, channel))
@@ -48,7 +48,7 @@ class Channels(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._channels = channels_of(self.config)
+        self._channels = active_channels(self.config)
         typing = Typing(mesh)
         self.parts += [*(channel.chat.http for channel in self._channels.values()), typing]
         self._receiver = ChannelReceiver(mesh, self._channels, typing)
@@ -119,7 +119,7 @@ may do.
 """
 
 
-def _prompt_of(persona: PersonaSettings) -> str:
+def _persona_prompt(persona: PersonaSettings) -> str:
     """Returns the system prompt of a persona: its own, who it is, how it behaves, and that it says so."""
     parts = [
         persona.system_prompt.strip(),
@@ -142,7 +142,7 @@ def _made(name: str, channel: ChannelSettings, persona: PersonaSettings) -> type
         "capabilities": (Capability(f"channel-{name}"),),
         "model": persona.model_preference,
         "prompt": channel.agent_id(name),
-        "prompt_text": _prompt_of(persona),
+        "prompt_text": _persona_prompt(persona),
         "toolsets": [*toolsets, _HandOver] if persona.escalation else toolsets,
         "tenant_id": channel.tenant,
     }

@@ -32,9 +32,9 @@ from meshwright.edges.channels.chats import (
     ChannelAddress,
     ChannelMessage,
     ChatChannel,
-    requester_of,
-    task_of,
-    thread_of,
+    chat_requester,
+    chat_thread,
+    message_task_id,
 )
 from meshwright.edges.deliveries import Gate, Proof
 from meshwright.edges.outgoing import Receivers, TryLater
@@ -103,12 +103,12 @@ class ChannelReceiver:
         by = f"channel:{name}"
         caller = Caller(
             tenant_id=settings.tenant,
-            requested_by=requester_of(name, message.sender),
+            requested_by=chat_requester(name, message.sender),
             source=by,
             roles=frozenset({"submitter"}),
         )
-        thread_id = thread_of(settings.tenant, name, message.thread_id)
-        task_id = task_of(settings.tenant, name, message.id)
+        thread_id = chat_thread(settings.tenant, name, message.thread_id)
+        task_id = message_task_id(settings.tenant, name, message.id)
         answered = await self._answer(channel, message, thread_id, caller)
         if answered is not None:
             return Accepted(id=message.id, task_id=answered, thread_id=thread_id)
@@ -151,14 +151,16 @@ class ChannelReceiver:
             tenant_id=tenant_id, event_type=_ANSWERED, idempotency_key=key, since=since, limit=1
         )
         with suppress(NotFound):
-            await read_task(self._mesh.runtime, task_of(tenant_id, channel.name, message.id), tenant_id)
+            await read_task(
+                self._mesh.runtime, message_task_id(tenant_id, channel.name, message.id), tenant_id
+            )
             return None
         answering = Operations(self._mesh, replace(caller, roles=frozenset({"approver"})))
         for _ in range(_MAX_TRIES):
-            question = await self._mesh.get(Inbox).next_of(tenant_id, thread_id)
+            question = await self._mesh.get(Inbox).next_question(tenant_id, thread_id)
             if came_before := await self._mesh.log.query(earlier):  # after the inbox, which knows no more
                 return came_before[0].task_id
-            value = None if question is None else answer_of(question, message.content)
+            value = None if question is None else parse_answer(question, message.content)
             if question is None or value is None:
                 return None
             try:
@@ -185,7 +187,7 @@ class ChannelReceiver:
         return False
 
 
-def answer_of(question: Question, text: str) -> Any:
+def parse_answer(question: Question, text: str) -> Any:
     """Returns what a message says to a question; None where it is no answer to that."""
     text = text.strip()
     if takes_approval(question.answer_schema):
@@ -278,8 +280,8 @@ class ChannelSender(LineSender[ChannelAddress]):
 
         A wait for a model has an end, before which there is no answer; those of delegated tasks count too.
         """
-        root_id = await self._root_of(TaskKey(event.tenant_id, event.task_id or ""))
-        of_tree = await self._mesh.log.of_task(
+        root_id = await self._root_task(TaskKey(event.tenant_id, event.task_id or ""))
+        of_tree = await self._mesh.log.task_filter(
             root_id, event.tenant_id, event_type=_WAITING, before_seq=event.seq, limit=1000
         )
         if event.trace_id:  # those of all its tasks, which are younger than the root
@@ -287,11 +289,11 @@ class ChannelSender(LineSender[ChannelAddress]):
         earlier = await self._mesh.log.query(of_tree)
         waits = [past for past in earlier if TaskWaiting.from_payload(past.payload).kind == _PROVIDER]
         since = (waits or [event])[0].time
-        return _end_of(event) - since >= timedelta(seconds=after) and not any(
-            _end_of(waited) - since >= timedelta(seconds=after) for waited in waits
+        return _next_try(event) - since >= timedelta(seconds=after) and not any(
+            _next_try(waited) - since >= timedelta(seconds=after) for waited in waits
         )
 
-    async def _root_of(self, task: TaskKey) -> str:
+    async def _root_task(self, task: TaskKey) -> str:
         """The task at the top of a task's tree."""
         while True:
             _, record = await read_task(self._mesh.runtime, task.task_id, task.tenant_id)
@@ -311,13 +313,13 @@ class ChannelSender(LineSender[ChannelAddress]):
 
     def _answerers(self, channel: ChatChannel, waiting: TaskWaiting) -> set[str]:
         """The callers of a channel that may answer a question."""
-        callers = {requester_of(channel.name, sender) for sender in channel.settings.answer_by}
+        callers = {chat_requester(channel.name, sender) for sender in channel.settings.answer_by}
         return callers & {*(waiting.may_answer or callers)}
 
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""
         tenant_id, inbox = channel.settings.tenant, self._mesh.get(Inbox)
-        first = await inbox.next_of(tenant_id, thread_of(tenant_id, channel.name, where.thread_id))
+        first = await inbox.next_question(tenant_id, chat_thread(tenant_id, channel.name, where.thread_id))
         return first is None or first.seq >= (event.seq or 0)
 
     def _message(
@@ -338,8 +340,8 @@ class ChannelSender(LineSender[ChannelAddress]):
             reply_to=where.message_id,
             context={
                 "kind": kind,
-                "task_id": task_of(settings.tenant, channel.name, where.message_id),
-                "thread": thread_of(settings.tenant, channel.name, where.thread_id),
+                "task_id": message_task_id(settings.tenant, channel.name, where.message_id),
+                "thread": chat_thread(settings.tenant, channel.name, where.thread_id),
             },
         )
 
@@ -414,9 +416,9 @@ class Typing:
         """Returns the progress of an agent; nothing while a person, a model or a time is waited for."""
         if any(wait.kind != "task" for wait in task.waits):
             return ""
-        if await self._mesh.get(Inbox).next_of(task.tenant_id, task.thread_id) is not None:
+        if await self._mesh.get(Inbox).next_question(task.tenant_id, task.thread_id) is not None:
             return ""
-        progress = await self._mesh.log.of_task(
+        progress = await self._mesh.log.task_filter(
             task.task_id, task.tenant_id, event_type="run.progress", order="desc", limit=1
         )
         if task.trace_id:  # that of the tasks that it delegates, too, which are younger
@@ -427,6 +429,6 @@ class Typing:
         return text[:_MAX_STATUS_CHARS] or _STATUS
 
 
-def _end_of(waited: Event) -> datetime:
+def _next_try(waited: Event) -> datetime:
     """Returns when a task that waits for a model tries again."""
     return TaskWaiting.from_payload(waited.payload).due_at or waited.time

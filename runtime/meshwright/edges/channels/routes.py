@@ -15,11 +15,11 @@ from meshwright.edges.http.routing import (
     DELIVERY_PROBLEMS,
     DeliveryName,
     ReadyMesh,
-    address_of,
     body_like,
     make_router,
     problems,
     read_body,
+    sender_address,
 )
 
 _MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # of a delivery of WhatsApp
@@ -50,7 +50,7 @@ def channel_routes(receiver: ChannelReceiver) -> APIRouter:
         A signature over the body as it was sent decides who may. A message that is sent again is the same
         task. All is durable when this answers.
         """
-        address = address_of(request)
+        address = sender_address(request)
         target = receiver.channel(channel, address)
         body = await read_body(request, mesh.settings)
         receiver.authenticate(target, request.headers, body, address)
@@ -76,7 +76,7 @@ def channel_routes(receiver: ChannelReceiver) -> APIRouter:
         challenge: Annotated[str, Query(alias="hub.challenge", max_length=1000)] = "",
     ) -> Any:
         """Give WhatsApp's challenge back, where its token is that of the settings."""
-        address = address_of(request)
+        address = sender_address(request)
         verify_token = receiver.channel(channel, address).settings.verify_token
         expected = b"" if verify_token is None else verify_token.get_secret_value().encode()
         is_right = hmac.compare_digest(token.encode(), expected)

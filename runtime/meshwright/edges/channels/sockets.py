@@ -28,13 +28,13 @@ from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     ChannelMessage,
     ChatChannel,
-    message_of,
-    time_of,
+    make_message,
+    parse_time,
 )
 from meshwright.edges.channels.relay import ChannelReceiver
 from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.deliveries import SignatureKind
-from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, harmless, json_of
+from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, harmless, parse_json
 from meshwright.edges.replies.courier import Undeliverable
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ class MattermostChat:
         root_id = str(post.get("root_id") or "")
         is_loose = channel_type == _DIRECT and not root_id
         try:
-            return message_of(
+            return make_message(
                 id=post_id,
                 channel="mattermost",
                 channel_metadata={"channel_id": channel_id, "root_id": root_id or post_id},
                 sender=user_id,
                 content=content,
-                timestamp=time_of(post.get("create_at"), 0.001),
+                timestamp=parse_time(post.get("create_at"), 0.001),
                 thread_id=channel_id if is_loose else root_id or post_id,
             )
         except InvalidInput as error:  # the messages behind it are still taken
@@ -255,13 +255,13 @@ class SlackChat:
         if not ((is_direct or event.get("type") == "app_mention") and is_said and content and user and ts):
             return
         thread_ts = event.get("thread_ts") or ts
-        yield message_of(
+        yield make_message(
             id=f"{channel}:{ts}",  # the same in each event about it, whose event_ids differ
             channel="slack",
             channel_metadata={"channel": str(channel), "ts": str(ts), "thread_ts": str(thread_ts)},
             sender=str(user),
             content=content,
-            timestamp=time_of(ts),
+            timestamp=parse_time(ts),
             thread_id=str(channel) if is_direct and "thread_ts" not in event else f"{channel}:{thread_ts}",
         )
 
@@ -306,7 +306,7 @@ class SlackChat:
         if params := options.pop("params", None):
             url = f"{url}?{urlencode(params)}"
         answer = await self.http.request(verb, url, headers=self._headers, **options)
-        document = json_of(answer)
+        document = parse_json(answer)
         if answer.status < 300 and document.get("ok"):
             return document
         error = foreign_words(str(document.get("error", answer.status)))

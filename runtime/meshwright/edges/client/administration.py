@@ -38,7 +38,7 @@ class ResourceCalls:
 
     async def get(self, name: str) -> Document:
         """One of them."""
-        return await self._connection.call("GET", self._resource.path_of(name))
+        return await self._connection.call("GET", self._resource.item_path(name))
 
     async def create(self, **fields: Any) -> Document:
         """Make one. Raises Conflict where there is one with that id."""
@@ -46,11 +46,11 @@ class ResourceCalls:
 
     async def put(self, name: str, **fields: Any) -> Document:
         """Change one."""
-        return await self._connection.call("PUT", self._resource.path_of(name), body=fields)
+        return await self._connection.call("PUT", self._resource.item_path(name), body=fields)
 
     async def delete(self, name: str) -> Document | None:
         """Delete one; returns it where the mesh shows it."""
-        return await self._connection.call("DELETE", self._resource.path_of(name))
+        return await self._connection.call("DELETE", self._resource.item_path(name))
 
     async def do(self, verb: str, name: str) -> Document | None:
         """Do with one what a verb of its commands does, such as `pause`. Raises InvalidInput."""
@@ -58,7 +58,7 @@ class ResourceCalls:
         if verb not in verbs:
             remedy = f"There are {', '.join(verbs) or 'none'}"
             raise InvalidInput(f"{self._resource.name} have no verb {verb!r}", remedy=remedy, field="verb")
-        path = f"{self._resource.path_of(name)}{verbs[verb].path}"
+        path = f"{self._resource.item_path(name)}{verbs[verb].path}"
         return await self._connection.call(verbs[verb].method, path)
 
 

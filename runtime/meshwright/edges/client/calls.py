@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import AnswerT, Outcome, Receipt, TaskRequest, schema_of
+from meshwright.core.messages import AnswerT, Outcome, Receipt, TaskRequest, answer_schema
 from meshwright.edges.client.transports import RequestSender
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
@@ -82,8 +82,8 @@ class TaskCalls(ABC):
         NotFound, NoAgentAvailable, Overloaded.
         """
         key = fields.pop("idempotency_key", None)
-        others = {"payload": payload, "shape": schema_of(shape), **fields}
-        return await self._submit(_request_of(agent_id, text, others), key)
+        others = {"payload": payload, "shape": answer_schema(shape), **fields}
+        return await self._submit(_make_request(agent_id, text, others), key)
 
     @overload
     async def ask(
@@ -131,8 +131,8 @@ class TaskCalls(ABC):
         or answered otherwise. The task continues if the wait is cancelled.
         """
         key = fields.pop("idempotency_key", None)
-        others = {"payload": payload, "shape": schema_of(shape), **fields}
-        outcome = await self._ask(_request_of(agent_id, text, others), key)
+        others = {"payload": payload, "shape": answer_schema(shape), **fields}
+        outcome = await self._ask(_make_request(agent_id, text, others), key)
         if shape is None:
             return outcome
         return outcome.read(dict[str, Any] if isinstance(shape, dict) else shape)
@@ -163,7 +163,7 @@ class TaskCalls(ABC):
         """Wait for the outcome of a task."""
 
 
-def _request_of(
+def _make_request(
     agent_id: str | TaskRequest, text: str, fields: Mapping[str, Any]
 ) -> TaskRequest | dict[str, Any]:
     others = {name: value for name, value in fields.items() if value is not None}
@@ -195,7 +195,7 @@ def _request_of(
     return {"agent_id": agent_id, **others} if agent_id else others
 
 
-def wait_of(question: Question | str, key: str) -> tuple[str, str]:
+def resolve_wait(question: Question | str, key: str) -> tuple[str, str]:
     """The id of the task that waits for an answer, and the key under which it does."""
     if not isinstance(question, str):
         return question.task_id, question.wait_id

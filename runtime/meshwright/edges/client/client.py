@@ -27,8 +27,8 @@ from meshwright.edges.client.calls import (
     CriteriaFields,
     FilterFields,
     TaskCalls,
+    resolve_wait,
     task_path,
-    wait_of,
 )
 from meshwright.edges.client.transports import (
     CALL_SECONDS,
@@ -306,7 +306,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
             return None
         from meshwright.engine.work.record import TaskView
 
-        task_id, wait_id = wait_of(question, key)
+        task_id, wait_id = resolve_wait(question, key)
         body = {"key": wait_id, "value": value}
         if not isinstance(question, str) and question.digest:
             body["digest"] = question.digest
@@ -320,7 +320,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
         """
         from meshwright.engine.events.answers import RevealedQuestion
 
-        task_id, wait_id = wait_of(question, key)
+        task_id, wait_id = resolve_wait(question, key)
         path = f"{task_path(task_id)}/reveal"
         return await self._connection.get(RevealedQuestion, path, "POST", body={"key": wait_id})
 

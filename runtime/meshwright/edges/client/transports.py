@@ -161,7 +161,7 @@ class AsgiTransport:
                 await asyncio.Event().wait()  # until the caller leaves
             return unread.pop()
 
-        running = asyncio.create_task(self._app(_scope_of(request), receive, put.send))
+        running = asyncio.create_task(self._app(_asgi_scope(request), receive, put.send))
         running.add_done_callback(lambda _: put.close())
         try:
             start = await anext(parts, {"status": 500})
@@ -183,7 +183,7 @@ async def _bodies(parts: AsyncIterable[dict[str, Any]]) -> AsyncGenerator[bytes]
         yield message.get("body", b"")
 
 
-def _scope_of(request: Request) -> dict[str, Any]:
+def _asgi_scope(request: Request) -> dict[str, Any]:
     headers = {"host": "localhost", "content-length": str(len(request.body)), **request.headers}
     return {
         "type": "http",
@@ -234,12 +234,12 @@ async def server_events(chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event]:
                 kind = value.strip()
             elif not name and not value and data:
                 if kind == _STREAM_ENDED:
-                    raise error_of("the stream", 401, b"\n".join(data))
+                    raise parse_error("the stream", 401, b"\n".join(data))
                 yield Event.model_validate_json(b"\n".join(data))
                 data.clear()
 
 
-def error_of(url: str, status: int, text: bytes) -> MeshError:
+def parse_error(url: str, status: int, text: bytes) -> MeshError:
     """The error that a problem document describes."""
     try:
         problem = json.loads(text)
@@ -262,7 +262,7 @@ def _no_mesh(url: str, status: int) -> MeshError:
     )
 
 
-def _of_version(error: MeshError, route: str) -> MeshError:
+def _version_error(error: MeshError, route: str) -> MeshError:
     """The error itself; for a route that the mesh does not have, that its version may be another."""
     if not isinstance(error, NotFound) or error.message != f"{route}: not found":
         return error
@@ -370,8 +370,8 @@ class RequestSender:
                     text = b"".join([chunk async for chunk in response.chunks])
                     if response.status < 400:
                         return _json(text, self._transport.url + path, response.status)
-                    error = error_of(self._transport.url + path, response.status, text)
-                    raise _of_version(error, f"{method} {path}")
+                    error = parse_error(self._transport.url + path, response.status, text)
+                    raise _version_error(error, f"{method} {path}")
             except _TRANSIENT as error:
                 self._note_connection(error)
                 if not self._reached or not (repeats or method == "GET"):
@@ -391,7 +391,7 @@ class RequestSender:
                         return
                     if response.status != 200:
                         text = b"".join([chunk async for chunk in response.chunks])
-                        raise error_of(self._transport.url + path, response.status, text)
+                        raise parse_error(self._transport.url + path, response.status, text)
                     async with aclosing(server_events(response.chunks)) as received:
                         async for event in received:
                             tries = Retries()

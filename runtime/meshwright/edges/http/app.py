@@ -30,8 +30,8 @@ from meshwright.edges.http.errors import (
     answer_error,
     error_response,
     handle_errors,
-    kind_of,
     record_misuse,
+    router_kind,
 )
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.operation_routes import make_routes
@@ -41,7 +41,7 @@ from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.mesh.components import Component
 from meshwright.mesh.identity.administration import Administration, ModelOperations
-from meshwright.mesh.identity.auth import Authenticators, Credentials, bearer_of
+from meshwright.mesh.identity.auth import Authenticators, Credentials, parse_bearer
 from meshwright.mesh.identity.batches import Batches
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tenants import Tenants
@@ -130,7 +130,7 @@ def create_app(
     components = [part for part in mesh.components if isinstance(part, Component)]
     if only_models:
         components = [part for part in components if part.name in _MODEL_PARTS]
-    others = [router for part in components for router in _routers_of(part)]
+    others = [router for part in components for router in _component_routers(part)]
     app.router.routes += [route for router in others for route in router.routes]
     app.router.routes += [*page_routes([] if only_models else components), *_entry().routes]
     kinds = RouterKinds(app.router.routes)
@@ -149,7 +149,7 @@ def create_app(
 create_llm_app = partial(create_app, only_models=True)
 
 
-def _routers_of(component: Component) -> Sequence[APIRouter]:
+def _component_routers(component: Component) -> Sequence[APIRouter]:
     routes = component.routes()
     declared = [make_routes(*component.operations)] if component.operations else []
     return [*declared, *([routes] if isinstance(routes, APIRouter) else routes or ())]
@@ -225,7 +225,7 @@ class _Gate:
             single = dict(headers)
             if objection := self._objection(scope, single, is_twice=len(single) != len(headers)):
                 app = error_response(objection)
-            elif not scope.setdefault(KIND, self._kinds.of(scope)).is_open:
+            elif not scope.setdefault(KIND, self._kinds.find(scope)).is_open:
                 app = await self._authenticated(scope, receive, single)
         await app(scope, receive, send)
 
@@ -294,7 +294,7 @@ class _Gate:
 
 def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[str]) -> Credentials:
     """Returns the credentials of a request. Raises InvalidInput."""
-    names = ("Mesh-Tenant", "X-Tenant-Id") if kind_of(scope).names_tenant else ("Mesh-Tenant",)
+    names = ("Mesh-Tenant", "X-Tenant-Id") if router_kind(scope).names_tenant else ("Mesh-Tenant",)
     tenants: dict[str, str] = {}
     for name in names:
         if tenant := headers.get(name.lower().encode(), b"").decode("latin-1").strip():
@@ -306,7 +306,7 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[s
         problem = f"The headers {' and '.join(names)} name two tenants"
         raise InvalidInput(problem, remedy="Send one of them", field="X-Tenant-Id")
     return Credentials(
-        token=_token_of(scope, headers),
+        token=_read_token(scope, headers),
         is_local=is_local(scope),
         peer_uid=scope.get("state", {}).get(PEER_UID),
         tenant=next(iter(tenants), None),
@@ -317,10 +317,10 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[s
     )
 
 
-def _token_of(scope: Scope, headers: dict[bytes, bytes]) -> str:
+def _read_token(scope: Scope, headers: dict[bytes, bytes]) -> str:
     """The key or token of a request; clients of models may send it as Anthropic's do."""
-    token = bearer_of(headers.get(b"authorization", b"").decode("latin-1"))
-    if not token and kind_of(scope).errors != "problem":
+    token = parse_bearer(headers.get(b"authorization", b"").decode("latin-1"))
+    if not token and router_kind(scope).errors != "problem":
         token = headers.get(b"x-api-key", b"").decode("latin-1").strip()
     return token
 

@@ -21,7 +21,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError, Overloaded, StorageExceeded
 from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
-from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
+from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, describe_problem
 from meshwright.mesh.identity.operations import record_refusal
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.wire.errors import (
@@ -54,14 +54,14 @@ class RouterKind(NamedTuple):
     names_tenant: bool = False
 
 
-def kind_of(scope: Scope) -> RouterKind:
+def router_kind(scope: Scope) -> RouterKind:
     """Returns the kind of the router that a request goes to; the usual one where there is none."""
     return scope.get(KIND) or RouterKind()
 
 
-def shape_of(scope: Scope) -> ErrorShape:
+def error_shape(scope: Scope) -> ErrorShape:
     """Returns the shape of the errors that a client knows; some routes are in the APIs of two providers."""
-    shape = kind_of(scope).errors
+    shape = router_kind(scope).errors
     return "anthropic" if shape == "openai" and asks_as_anthropic(scope) else shape
 
 
@@ -88,13 +88,13 @@ def handle_errors(app: FastAPI) -> None:
 async def answer_error(request: Request, error: Exception) -> Response:
     """Answers with any error."""
     if isinstance(error, RequestValidationError):
-        error = InvalidFields.of(error.errors())
+        error = InvalidFields.from_problems(error.errors())
     if isinstance(error, MeshError):
         if CALLER in request.scope:
             record_misuse(request.app.state.mesh, request.scope, error)
         if _is_tenants_limit(error) and (caller := request.scope.get(CALLER)) is not None:
             await request.app.state.brake.hold(caller)
-        return error_response(error, shape_of(request.scope))
+        return error_response(error, error_shape(request.scope))
     if isinstance(error, HTTPException):
         return _framework_error(request, error)
     if isinstance(error, ClientDisconnect):
@@ -128,7 +128,7 @@ def _is_tenants_limit(error: MeshError) -> bool:
 def error_response(error: MeshError, shape: ErrorShape = "problem") -> Response:
     """Answers with an error that was raised on purpose, in the shape that the clients of a router know."""
     if shape == "problem":
-        return _response(problem_of(error), base_headers(error))
+        return _response(describe_problem(error), base_headers(error))
     answer = anthropic_answer if shape == "anthropic" else openai_answer
     status, headers, document = answer(error)
     return JsonLine(document, status, headers)
@@ -171,7 +171,7 @@ def _framework_error(request: Request, error: HTTPException) -> Response:
 def _is_of_wire(request: Request, headers: Mapping[str, str]) -> bool:
     """Whether a request without a route is for the API of a provider."""
     if "Allow" in headers:
-        return kind_of(request.scope).errors != "problem"
+        return router_kind(request.scope).errors != "problem"
     return request.url.path.startswith("/v1/")
 
 

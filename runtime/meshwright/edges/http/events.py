@@ -19,9 +19,9 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
-from meshwright.core.clock import duration_of
+from meshwright.core.clock import parse_duration
 from meshwright.core.errors import InvalidInput
-from meshwright.core.event_lines import text_of
+from meshwright.core.event_lines import event_text
 from meshwright.core.events import Event
 from meshwright.core.operations import Input
 from meshwright.core.topics import type_on
@@ -45,7 +45,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 def _read_ago(value: Any) -> Any:
     try:
-        return datetime.now(UTC) - duration_of(value)
+        return datetime.now(UTC) - parse_duration(value)
     except (TypeError, ValueError, OverflowError):
         return value
 
@@ -114,7 +114,7 @@ class EventPage(BaseModel):
 
 def page_response(page: Page, query: Range) -> Response:
     """Answers with one page of events."""
-    lines = [text_of(event.model_dump(mode="json")) for event in page.events] if query.lines else None
+    lines = [event_text(event.model_dump(mode="json")) for event in page.events] if query.lines else None
     return JsonLine(EventPage(items=page.events, next_seq=page.next_seq, lines=lines))
 
 
@@ -165,10 +165,10 @@ async def _stream_events(
     keeps: they have no id.
     """
     filter = make_filter(tail, after_seq=resume_after(request, tail))
-    return streams_of(request).respond(await operations.tail(filter))
+    return open_streams(request).respond(await operations.tail(filter))
 
 
-def streams_of(request: Request) -> Streams:
+def open_streams(request: Request) -> Streams:
     """Returns the open streams of the server."""
     return request.app.state.streams
 
@@ -178,14 +178,14 @@ class Streams:
 
     def __init__(self) -> None:
         self._closed: asyncio.Future[None] | None = None
-        self._whole = _Frames(_frame_of)
-        self._facts = _Frames(_frame_of)
+        self._whole = _Frames(_encode_frame)
+        self._facts = _Frames(_encode_frame)
         self._shared: dict[str, Broadcast] = {}
         self._open = 0
 
     def respond(self, feed: EventFeed) -> ServerSentEvents:
         """Answer with events as they come, until one is the last."""
-        frame = self._whole.of if feed.is_whole else self._facts.of
+        frame = self._whole.get if feed.is_whole else self._facts.get
         frames = self._alone(feed, frame) if feed.common is None else self._together(feed, feed.common, frame)
         return ServerSentEvents(frames, feed.batches.aclose)
 
@@ -322,7 +322,7 @@ class _Frames:
         self._frames: dict[int, bytes] = {}
         self._cached_bytes = 0
 
-    def of(self, event: Event) -> bytes:
+    def get(self, event: Event) -> bytes:
         frame = self._frames.get(event.seq or 0)
         if frame is None:
             frame = self._encode(event)
@@ -346,7 +346,7 @@ def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(piece)
 
 
-def _frame_of(event: Event) -> bytes:
+def _encode_frame(event: Event) -> bytes:
     number = None if event.seq is None else str(event.seq)
     return format_sse_event(id=number, event=event.event_type, data_str=event.encode().decode())
 

@@ -18,7 +18,7 @@ from meshwright.core.ids import Identifier
 from meshwright.core.operations import Input
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE
-from meshwright.edges.http.errors import JsonLine, asks_as_anthropic, shape_of
+from meshwright.edges.http.errors import JsonLine, asks_as_anthropic, error_shape
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.mesh.identity.administration import ModelOperations
@@ -26,7 +26,7 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.wire.chat import TAGS_HEADER, ChatCall, ChatRequest, RequestMessage, messages_of
+from meshwright.models.wire.chat import TAGS_HEADER, ChatCall, ChatRequest, RequestMessage, read_messages
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.embeddings import EmbeddingCall, EmbeddingRequest
 from meshwright.models.wire.errors import ALL_DOWN, new_request_id, retry_after
@@ -39,9 +39,9 @@ from meshwright.models.wire.messages import (
     MessagesRequest,
     TokenCount,
     count_tokens,
-    user_of,
+    request_user,
 )
-from meshwright.models.wire.port import WireCall, group_of
+from meshwright.models.wire.port import WireCall, find_group
 from meshwright.models.wire.responses import (
     InputTokens,
     ResponseCall,
@@ -149,7 +149,7 @@ async def _describe_model(
     model_id: Annotated[str, Path(min_length=1, max_length=128)],
 ) -> Response:
     """Describe a group that may be named as `model`."""
-    _group_of(request, operations, model_id)
+    _resolve_group(request, operations, model_id)
     if asks_as_anthropic(request.scope):
         return JsonLine(_anthropic_entry(model_id))
     return JsonLine(ModelEntry(id=model_id))
@@ -165,8 +165,8 @@ async def _complete_chat(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ChatRequest
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
-    group = _group_of(request, operations, body.model)
-    context = await operations.call_model(**_caller_of(request, body))
+    group = _resolve_group(request, operations, body.model)
+    context = await operations.call_model(**_caller_fields(request, body))
     call = ChatCall(body, request.headers.get(TAGS_HEADER, ""))
     return await _answer(request, mesh, call, context, group)
 
@@ -181,8 +181,8 @@ async def _respond(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ResponsesRequest
 ) -> Response:
     """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
-    group = _group_of(request, operations, body.model)
-    context = await operations.call_model(**_caller_of(request, body))
+    group = _resolve_group(request, operations, body.model)
+    context = await operations.call_model(**_caller_fields(request, body))
     call = ResponseCall(body, request.headers.get(TAGS_HEADER, ""))
     return await _answer(request, mesh, call, context, group)
 
@@ -190,7 +190,7 @@ async def _respond(
 @openai_router.post("/v1/responses/input_tokens", summary="Count the tokens of a response's input")
 async def _count_input(request: Request, operations: _CallerDep, body: ResponsesRequest) -> InputTokens:
     """Say about how many tokens a request has, rather too many. No model is called."""
-    _group_of(request, operations, body.model)
+    _resolve_group(request, operations, body.model)
     return count_input(body)
 
 
@@ -204,8 +204,8 @@ async def _make_message(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: MessagesRequest
 ) -> Response:
     """Have a model answer, in the shape of Anthropic's Messages API. Nothing of it is stored."""
-    group = _group_of(request, operations, body.model)
-    caller = {"tenant_id": body.tenant_id, "user": user_of(body), "traceparent": _trace_of(request)}
+    group = _resolve_group(request, operations, body.model)
+    caller = {"tenant_id": body.tenant_id, "user": request_user(body), "traceparent": _traceparent(request)}
     context = await operations.call_model(**caller)
     call = MessageCall(body, request.headers)
     return await _answer(request, mesh, call, context, group, begins_within=PING_SECONDS)
@@ -214,7 +214,7 @@ async def _make_message(
 @anthropic_router.post("/v1/messages/count_tokens", summary="Count the tokens of a prompt")
 async def _count_tokens(request: Request, operations: _CallerDep, body: CountRequest) -> TokenCount:
     """Say about how many tokens a prompt has, rather too many. No model is called."""
-    _group_of(request, operations, body.model)
+    _resolve_group(request, operations, body.model)
     return TokenCount(input_tokens=count_tokens(body))
 
 
@@ -223,13 +223,13 @@ async def _embed(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: EmbeddingRequest
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
-    group = _group_of(request, operations, body.model)
+    group = _resolve_group(request, operations, body.model)
     call = EmbeddingCall(body)
-    context = await operations.call_model(**_caller_of(request, body))
+    context = await operations.call_model(**_caller_fields(request, body))
     fields = {"model": group, "context": context, "user": context.agent_id or LLM_SERVICE}
     call_request = call.request.model_copy(update=fields)
     reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
-    return JsonLine(call.whole(reply), headers=_request_id(request) | _cost_of(reply))
+    return JsonLine(call.whole(reply), headers=_request_id(request) | _cost_header(reply))
 
 
 @router.post(
@@ -255,10 +255,10 @@ async def _complete(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: CompleteRequest
 ) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
-    context = await operations.call_model(tenant_id=body.tenant_id, traceparent=_trace_of(request))
+    context = await operations.call_model(tenant_id=body.tenant_id, traceparent=_traceparent(request))
     call_request = ModelRequest(
         model=body.model,
-        messages=messages_of(body.messages),
+        messages=read_messages(body.messages),
         user=context.agent_id or LLM_SERVICE,
         context=context,
         max_tokens=body.max_tokens,
@@ -278,15 +278,15 @@ def _groups(request: Request, operations: ModelOperations) -> tuple[str, ...] | 
     return request.app.state.groups or operations.models()
 
 
-def _group_of(request: Request, operations: ModelOperations, name: str) -> str:
+def _resolve_group(request: Request, operations: ModelOperations, name: str) -> str:
     """The group that a client means; a name goes on as it is where only the model's server knows."""
     groups = _groups(request, operations)
     if groups is None:
         return name
     aliases = request.app.state.mesh.settings[ModelsSettings].aliases
-    if shape_of(request.scope) == "anthropic":
+    if error_shape(request.scope) == "anthropic":
         aliases = {**aliases, **{key: of for key, of in CLAUDE_GROUPS.items() if key not in aliases}}
-    group = group_of(name, groups, aliases)
+    group = find_group(name, groups, aliases)
     if group is None:
         raise NotFound(
             f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"
@@ -298,15 +298,17 @@ def _anthropic_entry(name: str) -> dict[str, Any]:
     return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-def _caller_of(request: Request, body: ChatRequest | ResponsesRequest | EmbeddingRequest) -> dict[str, Any]:
-    return {"tenant_id": body.tenant_id, "user": body.user, "traceparent": _trace_of(request)}
+def _caller_fields(
+    request: Request, body: ChatRequest | ResponsesRequest | EmbeddingRequest
+) -> dict[str, Any]:
+    return {"tenant_id": body.tenant_id, "user": body.user, "traceparent": _traceparent(request)}
 
 
-def _trace_of(request: Request) -> str | None:
+def _traceparent(request: Request) -> str | None:
     return valid_trace(request.headers.get("traceparent"))
 
 
-def _cost_of(reply: ModelReply) -> dict[str, str]:
+def _cost_header(reply: ModelReply) -> dict[str, str]:
     return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
 
 
@@ -337,7 +339,7 @@ async def _answer(
         streamed = await _begun(request, StreamedCall(complete), begins_within)
         return ServerSentEvents(call.frames(streamed), streamed.end, headers)
     reply = await _unless_gone(request, complete())
-    return JsonLine(call.whole(reply), headers=headers | _cost_of(reply))
+    return JsonLine(call.whole(reply), headers=headers | _cost_header(reply))
 
 
 async def _begun(request: Request, call: StreamedCall, seconds: float | None) -> StreamedCall:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError, create_model
 
-from meshwright.core.operations import Input, OperationSpec, operations_of
+from meshwright.core.operations import Input, OperationSpec, get_operations
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import InvalidFields, read_json
-from meshwright.edges.http.errors import CALLER, JsonLine, kind_of
+from meshwright.edges.http.errors import CALLER, JsonLine, router_kind
 from meshwright.edges.http.events import leaving
 from meshwright.edges.http.routing import Endpoint, make_router, problems, read_body, request_words
 from meshwright.mesh.identity.operations import check_early
@@ -54,7 +54,7 @@ class OperationEndpoint(Endpoint):
         if models.has_body:  # before anything of the body is read
             await check_early(mesh, caller, self.rule, does)
             body = await read_body(request, mesh.settings)
-            values = read_json(body, mesh.settings, kind_of(request.scope).max_body)
+            values = read_json(body, mesh.settings, router_kind(request.scope).max_body)
         else:
             self.rule.check(caller, does)
             values = dict(request.query_params)
@@ -89,7 +89,7 @@ class OperationEndpoint(Endpoint):
         source = "body" if models.has_body else "query"
         request = _read_part(models.fields, values, source, errors)
         if errors:
-            raise InvalidFields.of(errors, models.fields)
+            raise InvalidFields.from_problems(errors, models.fields)
         arguments = {} if path is None else dict(path)
         if request is None:
             return arguments
@@ -172,7 +172,7 @@ def make_routes(kind: type[Any], *tags: str, **options: Any) -> APIRouter:
     `make_router` documents the options and says how it answers.
     """
     router = make_router(**options)
-    for declared in operations_of(kind).values():
+    for declared in get_operations(kind).values():
         if declared.route and (declared.tag or tags[0]) in tags:
             add_operation(router, kind, declared, tags[0])
     return router

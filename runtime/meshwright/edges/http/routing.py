@@ -18,7 +18,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import Draining
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, operation_of
+from meshwright.core.operations import Rule, get_operation
 from meshwright.core.settings import Settings
 from meshwright.edges.bodies import (
     PAYLOAD,
@@ -37,7 +37,7 @@ from meshwright.edges.http.errors import (
     JsonLine,
     OpenAIErrorBody,
     RouterKind,
-    kind_of,
+    router_kind,
 )
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
 from meshwright.mesh.identity.operations import Acting, Operations, check_early
@@ -48,25 +48,25 @@ EVENT_STREAM = "text/event-stream"
 """The content type of server-sent events."""
 
 
-async def _mesh_of(request: Request) -> Mesh:
+async def _get_mesh(request: Request) -> Mesh:
     return request.app.state.mesh
 
 
-async def _caller_of(request: Request) -> Caller:
+async def _get_caller(request: Request) -> Caller:
     return request.scope[CALLER]
 
 
 async def _ready_mesh(request: Request) -> Mesh:
     """Returns the mesh that is asked. Raises Draining while it takes no work."""
-    mesh = await _mesh_of(request)
+    mesh = await _get_mesh(request)
     if not mesh.ready:
         raise Draining("The mesh is starting or stopping", remedy="Ask again in a moment")
     return mesh
 
 
-MeshDep = Annotated[Mesh, Depends(_mesh_of)]
+MeshDep = Annotated[Mesh, Depends(_get_mesh)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
-CallerDep = Annotated[Caller, Depends(_caller_of)]
+CallerDep = Annotated[Caller, Depends(_get_caller)]
 """The caller, for a dependency of a route whose role another parameter states."""
 
 
@@ -114,7 +114,7 @@ class _NeedsOperation(Needs):
         await check_early(mesh, caller, self.rule, request_words(request))
 
     async def acting(self, request: Request) -> Acting:
-        return self._kind(await _mesh_of(request), await self.caller(request))
+        return self._kind(await _get_mesh(request), await self.caller(request))
 
 
 def request_words(request: Request) -> str:
@@ -124,7 +124,7 @@ def request_words(request: Request) -> str:
 
 def may(method: Callable[..., Any], kind: type[Acting] = Operations) -> Any:
     """The dependency of a route that calls an operation: `Annotated[Operations, may(Operations.cancel)]`."""
-    return Depends(_NeedsOperation(operation_of(method).rule, kind).acting)
+    return Depends(_NeedsOperation(get_operation(method).rule, kind).acting)
 
 
 def by_rule(rule: Rule) -> Any:
@@ -137,7 +137,7 @@ def needs(*roles: Role) -> Any:
     return by_rule(Rule("", roles))
 
 
-def needs_of(endpoint: Callable[..., Any]) -> Needs | None:
+def get_needs(endpoint: Callable[..., Any]) -> Needs | None:
     """Returns the rule of an endpoint, as it declares it or its signature has it."""
     if isinstance(endpoint, Needs):
         return endpoint
@@ -178,7 +178,7 @@ class _JsonRoute(APIRoute):
             raise AttributeError(name, name=name, obj=self)
         endpoint = options["endpoint"]
         options["name"] = options.get("name") or endpoint.__name__.lstrip("_")  # of it the document makes ids
-        needed = needs_of(endpoint)
+        needed = get_needs(endpoint)
         try:
             super().__init__(**options)
         except BaseException:  # it may import, which fails without free descriptors: the next request retries
@@ -199,18 +199,18 @@ class _JsonRoute(APIRoute):
         if self.body_field is None:
             return handle
         model: Any = self.body_field.field_info.annotation
-        needed = needs_of(self.endpoint)
+        needed = get_needs(self.endpoint)
 
         async def read_and_handle(request: Request) -> Response:
             if needed is not None:  # before anything of the body is read
                 await needed.check_early(request)
-            settings = (await _mesh_of(request)).settings
+            settings = (await _get_mesh(request)).settings
             body = await read_body(request, settings)
-            document = read_json(body, settings, kind_of(request.scope).max_body)
+            document = read_json(body, settings, router_kind(request.scope).max_body)
             try:
                 return await handle(_ReadRequest(request, document))
             except RequestValidationError as error:
-                raise InvalidFields.of(error.errors(), model) from None
+                raise InvalidFields.from_problems(error.errors(), model) from None
 
         return read_and_handle
 
@@ -230,7 +230,7 @@ class _ReadRequest(Request):
 
 async def read_body(request: Request, settings: Settings) -> bytes:
     """Reads no more of a body than its router's limit. Raises TooLarge."""
-    limit = kind_of(request.scope).max_body
+    limit = router_kind(request.scope).max_body
     announced, body, most = request.headers.get("content-length", ""), bytearray(), max_size(settings, limit)
     if announced.isdecimal() and int(announced) > most:
         raise too_large(settings, limit)
@@ -251,7 +251,7 @@ class RouterKinds:
             if isinstance(route, Route)
         ]
 
-    def of(self, scope: Scope) -> RouterKind:
+    def find(self, scope: Scope) -> RouterKind:
         """Returns the kind of the first route that takes a request, else of the first that has its path."""
         of_path = None
         for regex, methods, kind in self._routes:
@@ -376,7 +376,7 @@ DELIVERY_PROBLEMS = {
 }
 
 
-def address_of(request: Request) -> str:
+def sender_address(request: Request) -> str:
     """The address of the sender; empty where the connection has none."""
     return request.client.host if request.client is not None else ""
 

@@ -17,8 +17,8 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, Overloaded
 from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
-from meshwright.edges.bodies import problem_of
-from meshwright.edges.http.errors import CALLER, kind_of
+from meshwright.edges.bodies import describe_problem
+from meshwright.edges.http.errors import CALLER, router_kind
 from meshwright.edges.http.routing import EVENT_STREAM
 from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.mesh.orchestration.tenants import Tenants
@@ -82,7 +82,7 @@ class Sessions:
         """Count an event stream or a WebSocket, where its router does."""
         caller: Caller = scope[CALLER]
         counted: list[tuple[str, str | None]] = []
-        if not caller.all_tenants and kind_of(scope).counts_streams:
+        if not caller.all_tenants and router_kind(scope).counts_streams:
             counted.append((caller.tenant_id, None))
             self._tenants.require_streams(caller.tenant_id, self._open_streams[counted[0]])
             if not caller.is_proxy:  # others connect through it
@@ -223,13 +223,13 @@ class ServerSentEvents(StreamingResponse):
                 await self._end()
 
     async def _send_last(self, scope: Scope, send: Send, problem: MeshError) -> None:
-        shape = kind_of(scope).errors
+        shape = router_kind(scope).errors
         if shape == "openai":
             frame = format_sse_event(data_str=encode(openai_error(problem)).decode())
         elif shape == "anthropic":
             frame = format_sse_event(event="error", data_str=encode(anthropic_error(problem)).decode())
         else:
-            text = problem_of(problem).model_dump_json(exclude_none=True)
+            text = describe_problem(problem).model_dump_json(exclude_none=True)
             frame = format_sse_event(event=_STREAM_ENDED, data_str=text)
         with suppress(TimeoutError):  # it reads nothing: the server cuts it off
             async with asyncio.timeout(_LAST_SECONDS):

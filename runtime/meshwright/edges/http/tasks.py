@@ -12,11 +12,11 @@ from fastapi import Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field, ValidationError
 
-from meshwright.agents.run.transcript import attempt_of
+from meshwright.agents.run.transcript import select_attempt
 from meshwright.core.errors import HostError, Overloaded
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import ENDED, Receipt
-from meshwright.core.operations import Input, operation_of
+from meshwright.core.operations import Input, get_operation
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import InvalidFields, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
@@ -25,22 +25,22 @@ from meshwright.edges.http.events import (
     Range,
     leaving,
     make_filter,
+    open_streams,
     page_response,
     resume_after,
-    streams_of,
 )
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
-from meshwright.edges.outgoing import NotifyingRequest, notifier_of
+from meshwright.edges.outgoing import NotifyingRequest, get_notifier
 from meshwright.engine.work.record import StepContentsPage, StepPage, StepView, TaskView
 from meshwright.mesh.identity.batches import Batches
 from meshwright.mesh.identity.events import EventOperations
-from meshwright.mesh.identity.export import page_of
+from meshwright.mesh.identity.export import render_page
 from meshwright.mesh.identity.operations import Operations, WaitSeconds, check_early
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 
 router = make_router("tasks")
-_SUBMIT = operation_of(Operations.submit).rule
+_SUBMIT = get_operation(Operations.submit).rule
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
@@ -97,11 +97,11 @@ async def _submit(
     """  # noqa: E501
     trace = valid_trace(traceparent)
     if task.notify is not None:
-        notifier_of(operations.mesh).check_notify(task.notify)
+        get_notifier(operations.mesh).check_notify(task.notify)
     receipt = await operations.submit(task, idempotency_key=idempotency_key, traceparent=trace)
     if task.notify is not None:
         await operations.outcome(receipt.task_id)  # raises where the caller may not have it sent
-        await notifier_of(operations.mesh).notify(operations.caller, receipt.task_id, task.notify)
+        await get_notifier(operations.mesh).notify(operations.caller, receipt.task_id, task.notify)
     return receipt
 
 
@@ -130,7 +130,7 @@ def _wait_seconds(request: Request) -> float:
     try:
         return _SubmitQuery(wait=request.query_params["wait"]).wait  # type: ignore[arg-type] text
     except ValidationError as error:
-        raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
+        raise InvalidFields.from_problems(error.errors(include_url=False, include_input=False)) from None
 
 
 @router.post(
@@ -171,7 +171,7 @@ async def _follow_task(
     feed = await operations.follow(task_id, after_seq=resume_after(request, query) or 0)
     if feed is None:
         return Response(status_code=204)  # tells a browser not to come back
-    return streams_of(request).respond(feed)
+    return open_streams(request).respond(feed)
 
 
 # Steps and files
@@ -222,7 +222,7 @@ async def _list_steps(
     """
     transcripts = await operations.transcripts(task_id, contents=query.contents)
     if query.attempt is not None:
-        transcripts = [attempt_of(transcripts, query.attempt)]
+        transcripts = [select_attempt(transcripts, query.attempt)]
     steps = [(transcript, path) for transcript in transcripts for path in transcript.paths]
     first = int(query.cursor or 0)
     last = first + query.limit
@@ -253,7 +253,7 @@ async def _show_step(
 
     Secrets are redacted, and a text over `max_chars` is cut and says so.
     """
-    transcript = attempt_of(await operations.transcripts(task_id), query.attempt)
+    transcript = select_attempt(await operations.transcripts(task_id), query.attempt)
     return await asyncio.to_thread(transcript.view, path, max_chars=query.max_chars)
 
 
@@ -317,5 +317,5 @@ async def _export_task(
     if request.headers.get("accept") == "application/json":
         return JsonLine(export)
     return HTMLResponse(
-        page_of(export), headers={"Content-Disposition": f'attachment; filename="task-{task_id}.html"'}
+        render_page(export), headers={"Content-Disposition": f'attachment; filename="task-{task_id}.html"'}
     )

@@ -17,16 +17,16 @@ from msgspec.structs import replace
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.core.operations import operation_of
+from meshwright.core.operations import get_operation
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import PROBLEM_TYPE, InternalError, problem_of, read_model
+from meshwright.edges.bodies import PROBLEM_TYPE, InternalError, describe_problem, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.replies.courier import Courier, until_answered
 from meshwright.engine.work.protocol import TaskKey
-from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
+from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated, parse_bearer
 from meshwright.mesh.identity.operations import AnswerRequest, Operations, record_refusal
 from meshwright.mesh.mesh import Mesh
 
@@ -104,11 +104,11 @@ class Commands:
         except Exception as error:  # the sender gets every error, and the next message is served
             if not isinstance(error, MeshError):
                 _logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
-            problem = InternalError.of(error)
-            document = problem_of(problem).model_dump(mode="json", exclude_none=True)
+            problem = InternalError.from_exception(error)
+            document = describe_problem(problem).model_dump(mode="json", exclude_none=True)
             self._notices.refused(document, delivery.topic, answered=reply_to is not None)
             if is_event:
-                tenant_id = self._topics.tenant_of(delivery.topic) or Caller().tenant_id
+                tenant_id = self._topics.topic_tenant(delivery.topic) or Caller().tenant_id
                 document = refusal(delivery.payload, problem, tenant_id)
             else:
                 content_type = PROBLEM_TYPE
@@ -120,7 +120,7 @@ class Commands:
     def _reply_to(self, delivery: MqttMessage) -> MqttAddress | None:
         """Returns the address of the answer. Raises InvalidInput for one that it may not go to, TooLarge."""
         topic, correlation = delivery.response_topic, delivery.correlation or b""
-        client = self._topics.client_of(delivery.topic)
+        client = self._topics.topic_client(delivery.topic)
         below = self._topics.replies_to(delivery.topic)
         if not topic and self._topics.takes_events(delivery.topic):
             topic = f"{below}{_RECEIPTS}"
@@ -139,7 +139,7 @@ class Commands:
                 remedy=f"Send up to {_MAX_CORRELATION_BYTES} bytes",
                 field="correlation-data",
             )
-        return MqttAddress.of(topic, correlation, client)
+        return MqttAddress.from_properties(topic, correlation, client)
 
     async def _carry_out(
         self, connection: BrokerConnection, delivery: MqttMessage, reply_to: MqttAddress | None
@@ -160,7 +160,7 @@ class Commands:
                 record_refusal(mesh, error, caller=None, edge="mqtt")
             raise
         if caller.all_tenants:  # it acts for the one that the topic names
-            tenant_id = self._topics.tenant_of(delivery.topic) or caller.tenant_id
+            tenant_id = self._topics.topic_tenant(delivery.topic) or caller.tenant_id
             caller = replace(caller, tenant_id=tenant_id, all_tenants=False)
         edge_caller = replace(caller, source="mqtt")
         try:
@@ -184,12 +184,12 @@ class Commands:
             event = TaskEvent.read(delivery.payload, self._mesh.settings)
             assert reply_to is not None
             topic = delivery.response_topic or f"{self._topics.replies_to(delivery.topic)}{_RESULTS}"
-            outcome_to = partial(reply_to.of, topic, delivery.correlation, reply_to.client)
-            operation_of(Operations.submit).rule.check(edge_caller)
+            outcome_to = partial(reply_to.from_properties, topic, delivery.correlation, reply_to.client)
+            get_operation(Operations.submit).rule.check(edge_caller)
             by_key = Operations(self._mesh, caller)
             return await accept(by_key, event, "mqtt", outcome_to, attempt)
         if verb == "submit":
-            operation_of(Operations.submit).rule.check(edge_caller)
+            get_operation(Operations.submit).rule.check(edge_caller)
             by_key = Operations(self._mesh, caller)  # a key is the same task at every edge
             return await self._submit(attempt, delivery, by_key, reply_to)
         if verb == "cancel":
@@ -201,11 +201,11 @@ class Commands:
 
     def _credentials(self, delivery: MqttMessage) -> Credentials:
         """Returns the credentials of a sender: the user in the topic, or a token. Raises InvalidInput."""
-        client = self._topics.client_of(delivery.topic)
+        client = self._topics.topic_client(delivery.topic)
         header = delivery.properties.get("authorization")
         if header is None:
             return Credentials(client=client)
-        if not (token := bearer_of(header)):
+        if not (token := parse_bearer(header)):
             raise InvalidInput(
                 "The user property authorization has to be Bearer, a space, and a key or token",
                 remedy="Send it so, or leave it out",

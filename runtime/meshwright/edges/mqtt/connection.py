@@ -90,7 +90,7 @@ class MqttMessage:
     properties: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, message: MQTTMessage) -> MqttMessage:
+    def from_paho(cls, message: MQTTMessage) -> MqttMessage:
         """Take what paho read."""
         properties = message.properties
         return cls(
@@ -493,7 +493,7 @@ class BrokerConnection:
         if message.qos and len(self._unacknowledged) >= _MAX_UNACKNOWLEDGED:
             self._overrun = True
             return
-        delivery = MqttMessage.of(message)
+        delivery = MqttMessage.from_paho(message)
         if message.qos:
             self._unacknowledged.append(_Unacknowledged(delivery, self._loop.time()))
         self._open += 1

@@ -88,7 +88,7 @@ class Topics:
         self.errors = f"{self._base}/errors"
         self.trial = f"{self._base}/trial"
 
-    def client_of(self, topic: str) -> str:
+    def topic_client(self, topic: str) -> str:
         """The client that sent a message: the broker lets only that client publish below its name.
 
         No client may be called ANONYMOUS: a login by that name would act on every task.
@@ -98,14 +98,14 @@ class Topics:
                 return client
         return ANONYMOUS
 
-    def tenant_of(self, topic: str) -> str | None:
+    def topic_tenant(self, topic: str) -> str | None:
         """The tenant that a topic names; None where that can be none."""
         tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
         return tenant if re.fullmatch(ID_PATTERN, tenant) else None
 
     def replies_to(self, topic: str) -> str:
         """The topic below which the sender of a message is answered: no other client may name one there."""
-        client = self.client_of(topic)
+        client = self.topic_client(topic)
         if client == ANONYMOUS:
             return f"{self._replies}/{ANONYMOUS}/"
         tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
@@ -116,7 +116,7 @@ class Topics:
         parts = topic.removeprefix(f"{self.prefix}/").split("/")
         return parts[1:] == ["tasks"] or (parts[1:2] == ["clients"] and parts[3:] == ["tasks"])
 
-    def of_task(self, tenant_id: str, task_id: str, what: str) -> str:
+    def task_topic(self, tenant_id: str, task_id: str, what: str) -> str:
         """Returns the topic of the progress or the outcome of a task."""
         return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/{what}"
 
@@ -145,7 +145,7 @@ class Topics:
             raise ForeignTenant(
                 f"{short_topic!r} is not of a tenant of yours", remedy=f"Publish below {base}/", field="topic"
             )
-        if self.client_of(topic) != ANONYMOUS:
+        if self.topic_client(topic) != ANONYMOUS:
             del rest[:2]
         match rest:
             case ["submit" | "tasks" as verb]:
@@ -282,7 +282,7 @@ class Views:
         if facts is not None:
             yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
-            yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)
+            yield Publication(self._topics.task_topic(event.tenant_id, event.task_id, "progress"), payload, 0)
         if (refusal := EdgeRefused.read(event)) is not None and not refusal.answered:
             yield Publication(self._topics.errors, encode(event.payload), qos=0)
 
@@ -394,7 +394,7 @@ class MqttAddress(Address, kw_only=True):
     attributes: dict[str, str] | None = None
 
     @classmethod
-    def of(
+    def from_properties(
         cls,
         topic: str,
         correlation: bytes | None,
@@ -436,7 +436,7 @@ class OutcomeSender(Sender[MqttAddress]):
 
     def standing(self, task: TaskKey) -> Sequence[MqttAddress]:
         """Returns the task's own topic."""
-        return [MqttAddress(topic=self._topics.of_task(*task, "outcome"))]
+        return [MqttAddress(topic=self._topics.task_topic(*task, "outcome"))]
 
     async def send(self, address: MqttAddress, document: bytes) -> None:
         """Publish an outcome until the broker has it. One that it will never take is reported."""

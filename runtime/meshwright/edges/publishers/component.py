@@ -82,7 +82,7 @@ class PublishersComponent(Component):
         except Exception as error:  # the sender gets every error, and the event does not come for ever
             if not isinstance(error, MeshError):
                 _logger.exception("an event on %s failed", publisher.topic)
-            answer = refusal(body, InternalError.of(error), tenant_id)
+            answer = refusal(body, InternalError.from_exception(error), tenant_id)
             fields = {"topic": publisher.topic, "publisher": name, "error": str(error)}
             self.mesh.tell(BusRefused(**fields, bytes=len(body)), tenant_id=tenant_id)
         await self.mesh.runtime.publish_raw(publisher.receipts, answer)

@@ -224,16 +224,16 @@ class _SenderLane:
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
         """Send the outcome of a task that ended before the address was known."""
-        end = await self._end_of(task)
+        end = await self._end_event(task)
         if end is not None and ((end.seq or 0) <= self._followed or not self._sending):
             late = self._unsent(end, task, address)
             await self._postpone(late)
             if self._sending:
                 self._retry_later(late)
 
-    async def _end_of(self, task: TaskKey) -> Event | None:
+    async def _end_event(self, task: TaskKey) -> Event | None:
         """The event that ended a task, None for one that goes on; the log may have it a moment later."""
-        newest = await self._mesh.log.of_task(
+        newest = await self._mesh.log.task_filter(
             task.task_id, task.tenant_id, topic=TASK_PROGRESS, order="desc", limit=_MAX_AFTER_END
         )
         for _ in range(_LOG_LOOKS):

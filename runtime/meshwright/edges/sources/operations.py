@@ -69,7 +69,7 @@ class Sources:
     @operation(_LIST, "GET /webhooks", "List webhooks")
     def list_webhooks(self, caller: Caller) -> SourceList:
         """Show the sources of your tenant with their rules, and the hosts to which outcomes are pushed."""
-        return self._sources_of("webhooks", caller)
+        return self._list_sources("webhooks", caller)
 
     @operation(_LIST, "GET /channels", "List channels")
     def list_channels(self, caller: Caller) -> SourceList:
@@ -77,9 +77,9 @@ class Sources:
 
         It is this process that is connected, or not.
         """
-        return self._sources_of("channels", caller)
+        return self._list_sources("channels", caller)
 
-    def _sources_of(self, edge: str, caller: Caller) -> SourceList:
+    def _list_sources(self, edge: str, caller: Caller) -> SourceList:
         tenant_id = visible_tenant(caller)
         views = self._lists[edge]() if edge in self._lists else ()
         own = (view for view in views if tenant_id in (None, view.tenant_id))

@@ -19,7 +19,7 @@ from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
 from meshwright.core.settings import load_settings
 from meshwright.edges.sources.display import WEBHOOKS
-from meshwright.edges.webhooks.component import Source, sources_of
+from meshwright.edges.webhooks.component import Source, load_sources
 from meshwright.edges.webhooks.kinds import DeliveryItem, board_event
 from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
@@ -41,7 +41,7 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
     take. Exit status 1 where no rule matches, or a payload does not fit.
     """
     settings = load_settings(Path())
-    chosen = _named(source, dict(sources_of(settings[WebhooksSettings])))
+    chosen = _named(source, dict(load_sources(settings[WebhooksSettings])))
     with click.open_file(str(file), "rb") as opened:
         body = opened.read()
     headers = {"content-type": "application/json"}

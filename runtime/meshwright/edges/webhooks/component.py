@@ -13,7 +13,7 @@ from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.outgoing import Notifier, Notify, not_allowed
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
-from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, misfit, rules_of
+from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, compile_rules, misfit
 from meshwright.edges.webhooks.senders import PUSH, ForgeSender, PushAddress, PushSender
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.engine.work.protocol import TaskKey
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def sources_of(settings: WebhooksSettings) -> Mapping[str, Source]:
+def load_sources(settings: WebhooksSettings) -> Mapping[str, Source]:
     """Returns the sources of the settings with their rules. Raises ConfigError."""
-    rules = rules_of(settings)
+    rules = compile_rules(settings)
     return {name: Source(name, source, rules[name]) for name, source in settings.sources.items()}
 
 
@@ -41,7 +41,7 @@ class WebhooksComponent(Component, Notifier):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         mesh.provide(self, Notifier)
-        self.sources = sources_of(self.config)
+        self.sources = load_sources(self.config)
         self._check_loopback()
         self._receiver = WebhookReceiver(mesh, self.sources)
         mesh.get(Sources).add(self.name, self._views)

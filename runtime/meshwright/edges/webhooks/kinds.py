@@ -97,7 +97,7 @@ _KINDS: Mapping[str, DeliveryKind] = {
 }
 
 
-def kind_of(source: WebhookSource, secret: str = "") -> DeliveryKind:
+def delivery_kind(source: WebhookSource, secret: str = "") -> DeliveryKind:
     """Returns a source's kind, with what its settings have instead, for what is signed with a secret."""
     kind = _KINDS[source.kind]
     if source.kind != "generic" and secret.startswith(STANDARD_PREFIX):
@@ -134,7 +134,7 @@ class DeliveryItem(NamedTuple):
         return self.happening or self.delivery_id
 
 
-def items_of(
+def delivery_items(
     kind: DeliveryKind, headers: Mapping[str, str], body: bytes, document: _Fields
 ) -> Iterator[DeliveryItem]:
     """Yields the events of a delivery."""
@@ -154,20 +154,20 @@ def _item(
     """`own` are the fields that name the event, within all of its `fields`."""
     delivery_id = next((headers[name] for name in kind.id_headers if headers.get(name)), "")
     if kind.id_fields and not delivery_id:
-        values = [field_of(own, path) for path in kind.id_fields]
+        values = [get_field(own, path) for path in kind.id_fields]
         delivery_id = "" if None in values else "|".join(map(str, values))
     if not delivery_id:
         delivery_id = _digest(body if own is fields else encode(own))
     if not _USABLE_ID.fullmatch(delivery_id):
         delivery_id = _digest(delivery_id.encode(errors="replace"))
-    event = headers.get(kind.event_header, "") if kind.event_header else field_of(own, kind.event_field)
+    event = headers.get(kind.event_header, "") if kind.event_header else get_field(own, kind.event_field)
     event = event if isinstance(event, str) else ""
     return DeliveryItem(delivery_id, event, fields, _happening(kind, event, fields))
 
 
 def _happening(kind: DeliveryKind, event: str, fields: _Fields) -> str:
-    action = str(field_of(fields, kind.action)) if kind.action else ""
-    values = [field_of(fields, path) for path in kind.once.get((event, action), ())]
+    action = str(get_field(fields, kind.action)) if kind.action else ""
+    values = [get_field(fields, path) for path in kind.once.get((event, action), ())]
     return _digest(encode([event, action, *values])) if values and values[0] else ""
 
 
@@ -177,15 +177,15 @@ def _digest(data: bytes) -> str:
 
 def is_own(kind: DeliveryKind, item: DeliveryItem) -> bool:
     """Whether this is a comment that a mesh has written itself: an answer to it would be answered again."""
-    is_edited = field_of(item.fields, kind.action) in _EDITED if kind.action else False
-    before = field_of(item.fields, "changes.body.from") if is_edited else None
+    is_edited = get_field(item.fields, kind.action) in _EDITED if kind.action else False
+    before = get_field(item.fields, "changes.body.from") if is_edited else None
     if isinstance(before, str):
         return is_marked(before)
-    texts = (field_of(item.fields, path) for path in kind.comments)
+    texts = (get_field(item.fields, path) for path in kind.comments)
     return any(is_marked(text, is_edited=is_edited) for text in texts if isinstance(text, str))
 
 
-def field_of(fields: Any, path: str) -> Any:
+def get_field(fields: Any, path: str) -> Any:
     """Returns the value at a dotted path, None where there is none. A number is a place in a list."""
     for name in path.split("."):
         if isinstance(fields, Mapping):
@@ -260,12 +260,12 @@ def board_event(kind: str, item: DeliveryItem) -> tuple[str, dict[str, Any]] | N
     if match is None:
         return None
     event_type, subject = match
-    if event_type == "board.pull_request_closed" and field_of(item.fields, "pull_request.merged") is True:
+    if event_type == "board.pull_request_closed" and get_field(item.fields, "pull_request.merged") is True:
         event_type = "board.pull_request_merged"
     repository, number, actor, url = places
     return event_type, {
         "repository": _text(item, repository),
-        "number": field_of(item.fields, f"{subject}.{number}"),
+        "number": get_field(item.fields, f"{subject}.{number}"),
         "title": _text(item, f"{subject}.title"),
         "actor": _text(item, actor),
         "url": _text(item, f"{subject}.{url}"),
@@ -273,5 +273,5 @@ def board_event(kind: str, item: DeliveryItem) -> tuple[str, dict[str, Any]] | N
 
 
 def _text(item: DeliveryItem, path: str) -> str:
-    value = field_of(item.fields, path)
+    value = get_field(item.fields, path)
     return value[:_MAX_CHARS] if isinstance(value, str) else ""

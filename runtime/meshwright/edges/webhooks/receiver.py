@@ -22,11 +22,18 @@ from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.payloads import Payload
 from meshwright.core.schema import fault_text, faults
-from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of
+from meshwright.edges.deliveries import Gate, Proof, json_object, make_proof
 from meshwright.edges.event_types import BoardChanged, ReplyUnsent, WebhookFailed, WebhookReceived
 from meshwright.edges.replies.courier import Courier
-from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, field_of, is_own, items_of, kind_of
-from meshwright.edges.webhooks.senders import FORGE, forge_address, subject_of
+from meshwright.edges.webhooks.kinds import (
+    DeliveryItem,
+    board_event,
+    delivery_items,
+    delivery_kind,
+    get_field,
+    is_own,
+)
+from meshwright.edges.webhooks.senders import FORGE, event_subject, forge_address
 from meshwright.edges.webhooks.settings import (
     MAX_TASKS_OF_ISSUE,
     WebhookRule,
@@ -114,7 +121,7 @@ class TaskRule:
         return f"{slug}-{derived_id(self.settings.source, thread)[:_HASH_CHARS].lower()}".lstrip("-")
 
 
-def rules_of(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
+def compile_rules(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
     """Returns the rules of each source. Raises ConfigError for two that nothing distinguishes."""
     rules_by_source: dict[str, dict[str, TaskRule]] = {name: {} for name in settings.sources}
     for number, rule_settings in enumerate(settings.rules, start=1):
@@ -178,7 +185,7 @@ def _receivers(rule: WebhookRule, agents: Iterable[type[Agent]]) -> Iterator[tup
 
 
 def _is_template(payload: Mapping[str, Any], path: str) -> bool:
-    value = field_of(payload, path)
+    value = get_field(payload, path)
     return isinstance(value, str) and _PLACE.search(value) is not None
 
 
@@ -200,7 +207,7 @@ def _text_at(item: DeliveryItem, path: str) -> str | None:
 
 
 def _value_at(item: DeliveryItem, path: str) -> Any:
-    value: Any = item.event if path == "event" else field_of(item.fields, path)
+    value: Any = item.event if path == "event" else get_field(item.fields, path)
     return _cut(value, _MAX_VALUE_CHARS) if isinstance(value, str) else value
 
 
@@ -296,7 +303,7 @@ class Source:
         self.name = name
         self.settings = settings
         self.rules = rules
-        self.kind = kind_of(settings)
+        self.kind = delivery_kind(settings)
         by = f"webhook:{name}"
         self.caller = Caller(
             tenant_id=settings.tenant, requested_by=by, source=by, roles=frozenset({"submitter"})
@@ -304,7 +311,7 @@ class Source:
 
     def read(self, headers: Mapping[str, str], body: bytes, max_depth: int) -> list[DeliveryItem]:
         """Returns the events of a delivery. Raises UnsupportedType, MalformedJson, TooLarge."""
-        return list(items_of(self.kind, headers, body, json_object(headers, body, max_depth)))
+        return list(delivery_items(self.kind, headers, body, json_object(headers, body, max_depth)))
 
     def choose(self, item: DeliveryItem) -> ChosenRules:
         """Returns the rules that make a task of an event, and why others do not."""
@@ -323,7 +330,7 @@ class Source:
 def _proofs(source: Source) -> list[Proof]:
     """Returns the secrets that a source's deliveries are signed with. Raises ConfigError."""
     table, settings = f"webhooks.sources.{source.name}", source.settings
-    return [proof_of(table, kind_of(settings, secret), secret) for secret in settings.secrets]
+    return [make_proof(table, delivery_kind(settings, secret), secret) for secret in settings.secrets]
 
 
 class WebhookReceiver:
@@ -365,7 +372,7 @@ class WebhookReceiver:
         accepted, counted = AcceptedDelivery([], [*chosen.dropped]), list[_Counted]()
         for rule in chosen.rules:
             request = rule.request(item, source.settings.tenant, self._max_payload_bytes)
-            subject = subject_of(source.settings.kind, item)
+            subject = event_subject(source.settings.kind, item)
             if reason := await self._brake.reason(source.name, rule, request, subject, counted):
                 accepted.dropped.append(reason)
                 continue

@@ -9,11 +9,11 @@ from meshwright.edges.http.routing import (
     DELIVERY_PROBLEMS,
     DeliveryName,
     ReadyMesh,
-    address_of,
     body_like,
     make_router,
     problems,
     read_body,
+    sender_address,
 )
 from meshwright.edges.webhooks.receiver import WebhookReceiver
 
@@ -53,7 +53,7 @@ def webhook_routes(receiver: WebhookReceiver) -> APIRouter:
         The signature of the source's kind, over the body as it was sent, decides who may. A delivery that is
         sent again is the same tasks. They are durable when this answers.
         """
-        address = address_of(request)
+        address = sender_address(request)
         sender = receiver.source(source, address)
         body = await read_body(request, mesh.settings)
         receiver.authenticate(sender, request.headers, body, address)

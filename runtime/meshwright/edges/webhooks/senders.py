@@ -40,7 +40,7 @@ from meshwright.edges.outgoing import (
     usable_url,
 )
 from meshwright.edges.replies.courier import Address, Sender, Undeliverable
-from meshwright.edges.webhooks.kinds import DeliveryItem, field_of
+from meshwright.edges.webhooks.kinds import DeliveryItem, get_field
 from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.mesh import Mesh
@@ -82,7 +82,7 @@ def forge_address(kind: str, rule: WebhookRule, item: DeliveryItem) -> _ForgeAdd
     return _ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
 
 
-def subject_of(kind: str, item: DeliveryItem) -> str:
+def event_subject(kind: str, item: DeliveryItem) -> str:
     """Returns the issue or pull request that an event is about, as the path of its comments; "" for none."""
     of_kind = {"github": _github_path, "gitlab": _gitlab_path}.get(kind)
     return (of_kind("comment", item) or "") if of_kind is not None else ""
@@ -103,7 +103,7 @@ def _gitlab_path(what: str, item: DeliveryItem) -> str | None:
     if what == "status":
         sha = _sha(item, "gitlab")
         return f"/projects/{project}/statuses/{sha}" if project and sha else None
-    own = field_of(item.fields, "object_kind")
+    own = get_field(item.fields, "object_kind")
     for kind, field, folder in (
         ("issue", "issue", "issues"),
         ("merge_request", "merge_request", "merge_requests"),
@@ -115,17 +115,17 @@ def _gitlab_path(what: str, item: DeliveryItem) -> str | None:
 
 
 def _repository(item: DeliveryItem, path: str) -> str | None:
-    name = field_of(item.fields, path)
+    name = get_field(item.fields, path)
     return name if isinstance(name, str) and _REPOSITORY.fullmatch(name) else None
 
 
 def _number(item: DeliveryItem, *paths: str) -> int | None:
-    values = (field_of(item.fields, path) for path in paths)
+    values = (get_field(item.fields, path) for path in paths)
     return next((number for number in values if type(number) is int and 0 < number < 2**53), None)
 
 
 def _sha(item: DeliveryItem, kind: str) -> str | None:
-    values = (field_of(item.fields, path) for path in _SHAS[kind])
+    values = (get_field(item.fields, path) for path in _SHAS[kind])
     return next((sha for sha in values if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
 
 

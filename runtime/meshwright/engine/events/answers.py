@@ -93,7 +93,7 @@ class RevealedQuestion(Struct):
     subject: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, wait: Wait, cipher: Cipher) -> RevealedQuestion:
+    def decrypt(cls, wait: Wait, cipher: Cipher) -> RevealedQuestion:
         """Decrypt them. Raises ConfigError where no key fits."""
         parts = [cls.model_validate(json.loads(cipher.decrypt(part))) for part in wait.sealed]
         questions = (part.question for part in parts if part.question is not None)

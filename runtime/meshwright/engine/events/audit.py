@@ -92,12 +92,12 @@ class Audit:
     async def _has_read(self, caller: Caller, subject: str, task_id: str | None) -> bool:
         """Whether the log has such a read of the last hour: by another process, or before a restart."""
         since = self._runtime.clock.now() - timedelta(seconds=_READ_SECONDS)
-        fields: dict[str, Any] = {"event_type": RECORDED, "aggregate_id": aggregate_of(subject)}
+        fields: dict[str, Any] = {"event_type": RECORDED, "aggregate_id": subject_aggregate(subject)}
         fields |= {"tenant_id": caller.tenant_id, "order": "desc"}
         if task_id is None:
             fields["since"] = since
         else:  # nobody has read it before it began
-            fields["after_seq"] = (await self._log.of_task(task_id, caller.tenant_id)).after_seq
+            fields["after_seq"] = (await self._log.task_filter(task_id, caller.tenant_id)).after_seq
         payload = {"action": _READ, "caller": _who(caller)}
         events = await self._log.query(EventFilter(**fields))
         return any(event.time >= since and payload.items() <= event.fields.items() for event in events)
@@ -133,7 +133,7 @@ class Audit:
             self._runtime.emit([self._event(caller or Caller(source=edge), action, subject, details)])
 
     def _event(self, caller: Caller, action: str, subject: str, details: Mapping[str, Any]) -> Event:
-        aggregate_id = aggregate_of(subject)
+        aggregate_id = subject_aggregate(subject)
         return Event(
             id=f"{aggregate_id}/{new_id()}",
             event_type=RECORDED,
@@ -156,7 +156,7 @@ def _who(caller: Caller) -> dict[str, Any]:
     }
 
 
-def aggregate_of(subject: str) -> str:
+def subject_aggregate(subject: str) -> str:
     """The aggregate id of the events about a subject."""
     return f"audit/{subject}"
 

@@ -19,7 +19,7 @@ from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller
 from meshwright.core.redaction import redact_data
 from meshwright.core.tracing import TENANT, Tracing
-from meshwright.engine.events.audit import RECORDED, Audit, aggregate_of
+from meshwright.engine.events.audit import RECORDED, Audit, subject_aggregate
 from meshwright.engine.events.event_types import AuditHead
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.heads import SIGNED, Head, HeadKeeper
@@ -113,7 +113,9 @@ class AuditComponent(Component):
 
     async def _record_settings(self) -> None:
         now = redact_data(_set(self.mesh.settings))
-        newest = EventFilter(event_type=RECORDED, aggregate_id=aggregate_of(_SUBJECT), order="desc", limit=1)
+        newest = EventFilter(
+            event_type=RECORDED, aggregate_id=subject_aggregate(_SUBJECT), order="desc", limit=1
+        )
         records = await self.mesh.log.query(newest)
         before = records[0].fields["details"]["settings"] if records else {}
         changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))

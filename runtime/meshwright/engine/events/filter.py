@@ -80,14 +80,14 @@ class TaskFilter(BaseModel):
             values["task_id"] = session.bindable(self.task_id)
             end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
             conditions.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
-        of_call, call_values = self.of_call(session, "made")
+        of_call, call_values = self.call_condition(session, "made")
         if of_call:
             conditions.append(
                 "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
                 f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
             )
             values |= call_values
-        of_wait, wait_values = self._of_wait(session)
+        of_wait, wait_values = self._wait_condition(session)
         if of_wait:
             conditions.append(
                 "EXISTS (SELECT 1 FROM waits WHERE waits.task_id = tasks.task_id "  # noqa: S608 code
@@ -102,9 +102,9 @@ class TaskFilter(BaseModel):
             if (bound := getattr(self, name)) is not None:
                 values[name] = seconds(bound)
                 conditions.append(f"updated_at {compared} :{name}")
-        return " AND ".join([*conditions, *self._of_state()]) or "1 = 1", values
+        return " AND ".join([*conditions, *self._state_conditions()]) or "1 = 1", values
 
-    def _of_state(self) -> Iterator[str]:
+    def _state_conditions(self) -> Iterator[str]:
         """The conditions without a value."""
         if self.lacks is not None:
             yield from (f"tasks.{name} IS NULL" for name in self.lacks.split(","))
@@ -115,13 +115,13 @@ class TaskFilter(BaseModel):
         if self.dead or self.status not in (None, "succeeded"):
             yield "status <> 'succeeded'"  # which an index needs
 
-    def of_rows(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+    def row_condition(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a row of another table is of such a task, with its values."""
         conditions, values = self.conditions(session, None)
         joined = f"tasks.task_id = {table}.task_id AND tasks.tenant_id = {table}.tenant_id"
         return f"EXISTS (SELECT 1 FROM tasks WHERE {joined} AND {conditions})", values  # noqa: S608
 
-    def of_call(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+    def call_condition(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a call has the `prompt` and the `tag`, with their values."""
         conditions, values = list[str](), dict[str, Any]()
         if self.prompt is not None:
@@ -133,7 +133,7 @@ class TaskFilter(BaseModel):
             conditions.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
         return " AND ".join(conditions), values
 
-    def _of_wait(self, session: Session) -> tuple[str, dict[str, Any]]:
+    def _wait_condition(self, session: Session) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a wait is of that kind, and for that model, with their values."""
         conditions, values = list[str](), dict[str, Any]()
         if self.waits_for is not None:
@@ -220,7 +220,7 @@ class EventFilter(BaseModel):
         """Whether it asks for calls of models."""
         return self.deployment is not None or self.failed_at is not None
 
-    def of_calls(self, session: Session) -> tuple[str, dict[str, Any]]:
+    def calls_condition(self, session: Session) -> tuple[str, dict[str, Any]]:
         """Returns the condition that an event is of such a call, with its values, but `first` and `last`."""
         conditions = ["calls.seq BETWEEN :first AND :last AND cache_hit = 0"]
         values: dict[str, Any] = {}

@@ -177,10 +177,10 @@ def stored_heads(folder: Path) -> Sequence[Head | None]:
         text = read_private(folder / FILE_NAME)
     except FileNotFoundError:
         return ()
-    return list(_heads_of(text[: text.rfind("\n") + 1].splitlines()))
+    return list(_parse_heads(text[: text.rfind("\n") + 1].splitlines()))
 
 
-def _heads_of(lines: Sequence[str]) -> Iterator[Head | None]:
+def _parse_heads(lines: Sequence[str]) -> Iterator[Head | None]:
     for line in lines:
         try:
             yield Head.model_validate_json(line)

@@ -23,9 +23,9 @@ from meshwright.core.task_events import QuestionReached, TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.rows import PRUNED_EVENT
-from meshwright.engine.events.status import account_of
+from meshwright.engine.events.status import wait_account
 from meshwright.engine.events.task_lists import tenants_in
-from meshwright.engine.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
+from meshwright.engine.events.tasks import PRUNED, by_pruning, parse_cursor, pruned_tasks
 from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.work.people import asks_for_money
 
@@ -128,7 +128,7 @@ class Question(View, kw_only=True):
     @property
     def key(self) -> str:
         """The key of events about the question: for money the budget, for which tasks wait together."""
-        account = account_of(self.subject) if asks_for_money(self.subject) else None
+        account = wait_account(self.subject) if asks_for_money(self.subject) else None
         return self.wait_id if account is None else _money_key(account)
 
     @property
@@ -168,7 +168,7 @@ class Inbox:
         `id` is an end or a beginning of their ids, or of the ids of their tasks, or a whole `wait_id`;
         `of_task` says which tasks ask. Raises InvalidInput for a wrong cursor.
         """
-        after = 0 if cursor is None else position_of(cursor)
+        after = 0 if cursor is None else parse_cursor(cursor)
         view = self._log.view if of_task is None else self._log.view_apart
         return await view(_list, tenant_id, id, with_ended, limit, after, of_task)
 
@@ -176,9 +176,9 @@ class Inbox:
         """The question of a wait, open or not; None where there is none."""
         return await self._log.view(_find, tenant_id, question_id(tenant_id, wait_id))
 
-    async def next_of(self, tenant_id: str, thread_id: str) -> Question | None:
+    async def next_question(self, tenant_id: str, thread_id: str) -> Question | None:
         """The oldest open question, but for money, of a thread's tasks and of those that they delegated."""
-        return await self._log.view(_next_of, tenant_id, thread_id)
+        return await self._log.view(_find_next, tenant_id, thread_id)
 
     async def refused(self) -> list[tuple[str, int | None]]:
         """The deployments that wait for a person to fix their keys, with what they were refused with."""
@@ -225,7 +225,7 @@ class InboxProjection:
             if event.event_type == _REACHED and document.get("reached_at") is not None:
                 continue  # the first time counts
             rows[row_id] = {**document, **_change(event)}
-        session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
+        session.insert(_INTO, [_question_row(rows[row_id]) for row_id in rows], then=_REPLACE)
         if any(event.event_type == PRUNED_EVENT for event in events):
             session.execute(_FORGET)
 
@@ -239,26 +239,26 @@ _OF_QUESTION = ("subject", "answer_schema", "may_answer", "expires_at", "digest"
 
 def _named(event: Event) -> Iterator[str]:
     """The key that an event of a question names, if it does: a person's, one for money, or a deployment's."""
-    if (deployment := _deployment_of(event)) is not None:
+    if (deployment := _read_deployment(event)) is not None:
         yield f"{_DEPLOYMENT}{deployment.deployment}"
     elif (reached := QuestionReached.read(event)) is not None:
         yield reached.key
-    elif (wait := _wait_of(event)) is not None and event.task_id and wait.kind in ("person", "money"):
+    elif (wait := _read_wait(event)) is not None and event.task_id and wait.kind in ("person", "money"):
         yield wait.key
 
 
-def _deployment_of(event: Event) -> DeploymentLeftAlone | DeploymentRecovered | None:
+def _read_deployment(event: Event) -> DeploymentLeftAlone | DeploymentRecovered | None:
     return DeploymentLeftAlone.read(event) or DeploymentRecovered.read(event)
 
 
-def _wait_of(event: Event) -> TaskWaiting | WaitEnded | None:
+def _read_wait(event: Event) -> TaskWaiting | WaitEnded | None:
     return TaskWaiting.read(event) or WaitEnded.read(event)
 
 
 def _row_id(event: Event, key: str) -> str:
     """The id of the question that an event is of; what asks for money is known by its budget."""
     waiting = TaskWaiting.read(event)
-    account = account_of(waiting.subject) if waiting is not None and waiting.kind == "money" else None
+    account = wait_account(waiting.subject) if waiting is not None and waiting.kind == "money" else None
     return question_id(event.tenant_id, key if account is None else _money_key(account))
 
 
@@ -268,7 +268,7 @@ def _money_key(account: str) -> str:
 
 def _asks(event: Event) -> bool:
     """Whether an event is of a question that a person is asked; for money not every task asks one."""
-    wait = _wait_of(event)
+    wait = _read_wait(event)
     if wait is None:
         return event.event_type == _REFUSED
     return wait.kind == "person" or (isinstance(wait, TaskWaiting) and asks_for_money(wait.subject))
@@ -310,14 +310,14 @@ def _refusal(deployment: DeploymentLeftAlone) -> dict[str, Any]:
     return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
 
 
-def _row_of(document: dict[str, Any]) -> Row:
+def _question_row(document: dict[str, Any]) -> Row:
     try:
         question = Question.model_validate(document)
     except ValueError:  # an event that another program has published: the names are ours
         names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
         question = Question.model_validate({name: document[name] for name in names})
-    generation, attempt = _attempt_of(question.wait_id)
-    account = account_of(question.subject) if asks_for_money(question.subject) else None
+    generation, attempt = _parse_attempt(question.wait_id)
+    account = wait_account(question.subject) if asks_for_money(question.subject) else None
     ended_at = None if question.ended_at is None else seconds(question.ended_at)
     fields = {name: value for name, value in asdict(question).items() if value is not None}
     return (
@@ -333,7 +333,7 @@ def _row_of(document: dict[str, Any]) -> Row:
     )
 
 
-def _attempt_of(wait_id: str) -> tuple[int, int]:
+def _parse_attempt(wait_id: str) -> tuple[int, int]:
     """The generation and the attempt that a wait is of: `steps/{task}/{generation}/{attempt}/{path}`."""
     parts = wait_id.split("/")
     numbers = [int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts[2:4]]
@@ -365,7 +365,7 @@ def _list(
         ]
         conditions.append(f"(id = :of_wait OR :id IN ({', '.join(ends)}))")
     if of_task is not None:
-        condition, of_rows = of_task.of_rows(session, "inbox")
+        condition, of_rows = of_task.row_condition(session, "inbox")
         conditions.append(condition)
         values |= of_rows
     table = session.by_index("inbox", "inbox_by_tenant" if with_ended else "inbox_open")
@@ -408,7 +408,7 @@ def _question_for_money(session: Session, document: str, account: str) -> Questi
     return question.model_copy(update={**update, "status": "open", "answered_by": None, "ended_at": None})
 
 
-def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:
+def _find_next(session: Session, tenant_id: str, thread_id: str) -> Question | None:
     query = _OF_THREAD.format(
         open_of_thread=session.by_index("tasks", "tasks_open_of_thread"),
         open_below=session.by_index("tasks", "tasks_open_below"),

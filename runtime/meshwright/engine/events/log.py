@@ -34,7 +34,7 @@ from meshwright.engine.events.projections import (
     clear,
     fold_next,
 )
-from meshwright.engine.events.rows import own_id, row_of
+from meshwright.engine.events.rows import event_row, own_id
 from meshwright.engine.events.table import MAX_BYTES_READ, Matches, Written
 from meshwright.engine.events.tails import Tails
 from meshwright.engine.events.task_lists import (
@@ -46,7 +46,7 @@ from meshwright.engine.events.task_lists import (
     open_tasks,
     tasks_among,
 )
-from meshwright.engine.events.tasks import DeadLetterPage, TaskPage, TaskProjection, position_of
+from meshwright.engine.events.tasks import DeadLetterPage, TaskPage, TaskProjection, parse_cursor
 from meshwright.engine.sql.database import Database, Row, Session
 from meshwright.engine.sql.folder import Loss
 
@@ -119,7 +119,7 @@ class EventLog:
             table.skip_to(session, loss.marked_seq, self._now().timestamp())  # no lost number is given again
             self.insert(session, [self._loss_accepted(loss)])
         if upgrades := self._database.upgrades:
-            self.insert(session, [self._of_store(StoreUpgraded(upgrades=[*map(str, upgrades)]))])
+            self.insert(session, [self._store_event(StoreUpgraded(upgrades=[*map(str, upgrades)]))])
         table.fill_blocks(session, self._now().timestamp())
         return table.newest(session)
 
@@ -131,21 +131,21 @@ class EventLog:
             lost_tasks=max(0, loss.marked_tasks - loss.tasks),
             replaced=loss.replaced,
         )
-        return self._of_store(payload)
+        return self._store_event(payload)
 
     async def note_loss(self, last_seq: int, lost_until_seq: int) -> None:
         """Record that the events after one `seq` up to another are gone; no `seq` is given a second time."""
         await self._database.write(table.skip_to, lost_until_seq, self._now().timestamp())
         noticed = LossNoticed(last_seq=last_seq, lost_until_seq=lost_until_seq)
-        await self.append([self._of_store(noticed)])
+        await self.append([self._store_event(noticed)])
 
     async def note_emptied(self) -> None:
         """Record that the state store beside the log has lost what it had, if the log has any task."""
         open_tasks = await self.view(_open_tasks)
         if open_tasks is not None:
-            await self.append([self._of_store(StoreEmptied(open_tasks=open_tasks))])
+            await self.append([self._store_event(StoreEmptied(open_tasks=open_tasks))])
 
-    def _of_store(self, payload: Payload) -> Event:
+    def _store_event(self, payload: Payload) -> Event:
         kind, topic = payload.event_type, payload.event_topic
         return Event(id=new_id(), event_type=kind, topic=topic, time=self._now(), payload=payload)
 
@@ -169,7 +169,7 @@ class EventLog:
         An event whose id is known is dropped. An id that begins with the actor the event is of is not looked
         up, since an actor counts what it sends; with `repeats` every id is.
         """
-        rows = [row_of(event, None if repeats else own_id(event)) for event in events]
+        rows = [event_row(event, None if repeats else own_id(event)) for event in events]
         return rows, self._now().timestamp()
 
     async def write(
@@ -276,7 +276,7 @@ class EventLog:
         is_cut = len(events) == filter.limit or size >= MAX_BYTES_READ
         return Page(events, events[-1].seq if is_cut else None)
 
-    async def of_task(self, task_id: str, tenant_id: str, **fields: Any) -> EventFilter:
+    async def task_filter(self, task_id: str, tenant_id: str, **fields: Any) -> EventFilter:
         """Returns a filter of the events of a task that has a record; `fields` are others of the filter.
 
         It begins at the first of them, so that no search walks the log before the task.
@@ -287,7 +287,7 @@ class EventLog:
 
     async def query_task(self, task_id: str, tenant_id: str, **fields: Any) -> list[Event]:
         """Up to `limit` events of a task that has a record; `fields` are others of the filter."""
-        return await self.query(await self.of_task(task_id, tenant_id, **fields))
+        return await self.query(await self.task_filter(task_id, tenant_id, **fields))
 
     async def newest_of_task(
         self, task_id: str, tenant_id: str, event_types: Sequence[str]
@@ -343,10 +343,10 @@ class EventLog:
         )
         async with aclosing(self._tails.follow(read, position, live=live)) as batches:
             async for batch in batches:
-                if matches := await self._of_tasks(batch, filter):
+                if matches := await self._filter_tasks(batch, filter):
                     yield matches
 
-    async def _of_tasks(self, batch: list[Event], filter: EventFilter) -> list[Event]:
+    async def _filter_tasks(self, batch: list[Event], filter: EventFilter) -> list[Event]:
         """Those of some events whose tasks, or calls of models, are wanted."""
         if filter.is_of_calls:
             batch = [event for event in batch if _is_such_call(event, filter)]
@@ -396,7 +396,7 @@ class EventLog:
         """
         chosen = TaskFilter(**{name: value for name, value in fields.items() if value is not None})
         view = self.view_apart if chosen.reads_many else self.view
-        return await view(list_tasks, tenant_id, chosen, limit, position_of(cursor), order)
+        return await view(list_tasks, tenant_id, chosen, limit, parse_cursor(cursor), order)
 
     async def dead_letters(self, *, tenant_id: str, limit: int = 50, **fields: Any) -> DeadLetterPage:
         """A tenant's tasks that failed or timed out, by agent and error. Takes the fields of `TaskFilter`."""
@@ -466,7 +466,7 @@ class EventLog:
         await self.flush()
         deleted = 0
         for block in await self._database.read(table.old_blocks, end, written_before):
-            pruned = self._of_store(EventsPruned(through=table.end_of(block) - 1))
+            pruned = self._store_event(EventsPruned(through=table.block_end(block) - 1))
             rows = self.rows([pruned])
             count, numbers = await self._database.write(_prune_block, block, self.kept_statuses, *rows)
             self.tell([pruned], numbers)
@@ -483,7 +483,7 @@ class EventLog:
 
 
 def _is_such_call(event: Event, filter: EventFilter) -> bool:
-    """Whether a call of a model has the deployments of a filter, as `EventFilter.of_calls` has it."""
+    """Whether a call of a model has the deployments of a filter, as `EventFilter.calls_condition` has it."""
     call = ModelCalled.from_payload(event.payload)
     if call.cache_hit:
         return False
@@ -497,7 +497,7 @@ def _prune_block(
     session: Session, block: int, kept_statuses: Sequence[str], rows: Sequence[Row], now: float
 ) -> tuple[int, Written]:
     deleted = table.delete_block(session, block)
-    delete_ended_tasks(session, table.end_of(block), kept_statuses)
+    delete_ended_tasks(session, table.block_end(block), kept_statuses)
     return deleted, table.insert(session, rows, now)
 
 
@@ -511,7 +511,7 @@ def _write_with(
     table.lock(session)
     result, new_events = function(session, *args, **kwargs)
     events = [event.sealed(mend=True) for event in new_events]
-    return (result, events, table.insert(session, [row_of(event, own_id(event)) for event in events], now))
+    return (result, events, table.insert(session, [event_row(event, own_id(event)) for event in events], now))
 
 
 def _open_tasks(session: Session) -> int | None:

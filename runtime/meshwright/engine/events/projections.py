@@ -18,7 +18,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
 from meshwright.engine.events.event_types import ProjectionFailed
-from meshwright.engine.events.rows import event_of, forget_rows, unfolded
+from meshwright.engine.events.rows import forget_rows, read_row, unfolded
 from meshwright.engine.events.table import newest
 from meshwright.engine.sql.database import Row, Session, guarded
 
@@ -154,7 +154,7 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
     rows = unfolded(session, min(position for _, position in positions), last, types, limit)
     if is_full := len(rows) == limit:
         last = rows[-1][0]  # the next call reads the rest
-    events = [event_of(row, Json) for row in rows]  # a payload is parsed where a projection reads it
+    events = [read_row(row, Json) for row in rows]  # a payload is parsed where a projection reads it
     event_types = {event.event_type for event in events}
     ends: list[Row] = []
     for projection, position in positions:

@@ -69,7 +69,7 @@ def own_id(event: Event) -> str | None:
     return event.id[len(actor) + 1 :]
 
 
-def row_of(event: Event, own: str | None) -> Row:
+def event_row(event: Event, own: str | None) -> Row:
     """An event as the columns of its row, without its number."""
     time, payload = event.time, event.payload
     return (
@@ -83,13 +83,13 @@ def row_of(event: Event, own: str | None) -> Row:
     )
 
 
-def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
+def read_row(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
     """A row as an event again; its payload is plain data, or what `payload` makes of its JSON.
 
     A row that was altered so that it is no event any more is shown as one that says so.
     """
     try:
-        return _event_of(row, payload)
+        return _read_row(row, payload)
     except (ValueError, TypeError, OverflowError, OSError) as error:
         return Event(
             id=f"row/{row[0]}",
@@ -101,7 +101,7 @@ def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
         )
 
 
-def _event_of(row: Row, payload: Callable[[bytes], Any]) -> Event:
+def _read_row(row: Row, payload: Callable[[bytes], Any]) -> Event:
     seq, time, event_type, event_version, topic, tenant_id, task_id, agent_id = row[:8]
     trace_id, traceparent, aggregate_id, own, other, idempotency_key, extra, data = row[8:16]
     return Event(

@@ -217,7 +217,7 @@ class WaitProjection:
                 if event.task_id in stored:
                     session.execute(_END_ALL, (event.tenant_id, event.task_id))
             elif (waiting := TaskWaiting.read(event)) is not None and waiting.key:
-                waits[event.tenant_id, waiting.key] = _row_of(event, waiting)
+                waits[event.tenant_id, waiting.key] = _wait_row(event, waiting)
             elif (end := WaitEnded.read(event)) is not None and end.key:
                 waits.pop((event.tenant_id, end.key), None)
                 session.execute(_END, (event.tenant_id, end.key))
@@ -271,7 +271,7 @@ def count_open(session: Session, tenant_id: str | None) -> dict[str, int]:
     return dict(session.execute(query, values).fetchall())
 
 
-def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
+def mesh_status(session: Session, tenant_id: str | None) -> MeshStatus:
     """How the tasks of a tenant are doing; None: of all tenants."""
     values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
     condition = "" if tenant_id is None else _OF_TENANT
@@ -291,7 +291,7 @@ def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
     return MeshStatus(tasks=count_open(session, tenant_id), waits=waits)
 
 
-def _row_of(event: Event, waiting: TaskWaiting) -> Row:
+def _wait_row(event: Event, waiting: TaskWaiting) -> Row:
     ends = [seconds(at) for at in (waiting.due_at, waiting.expires_at) if at is not None]
     return (
         event.tenant_id,
@@ -300,20 +300,20 @@ def _row_of(event: Event, waiting: TaskWaiting) -> Row:
         event.seq,
         waiting.kind or "person",
         waiting.asked[:MAX_REASON_CHARS] or None,
-        account_of(waiting.subject) if waiting.kind == "money" else None,
+        wait_account(waiting.subject) if waiting.kind == "money" else None,
         seconds(waiting.since or event.time),
         min(ends, default=None),
-        _models_of(waiting.subject) if waiting.kind == "provider" else None,
+        _wait_models(waiting.subject) if waiting.kind == "provider" else None,
     )
 
 
-def account_of(subject: Mapping[str, Any]) -> str | None:
+def wait_account(subject: Mapping[str, Any]) -> str | None:
     """The account that a wait for money is for."""
     account = subject.get("account")
     return account if isinstance(account, str) else None
 
 
-def _models_of(subject: Mapping[str, Any]) -> str | None:
+def _wait_models(subject: Mapping[str, Any]) -> str | None:
     """The group and the deployments that a wait for a provider is for, as JSON; older waits name none."""
     models = subject.get("models")
     names = [name for name in models if isinstance(name, str)] if isinstance(models, (list, tuple)) else []

@@ -28,9 +28,9 @@ from meshwright.engine.events.rows import (
     ROW_BYTES,
     RecentRows,
     erased_link,
-    event_of,
     forget_rows,
     link,
+    read_row,
     recent_rows,
     sealed_rows,
 )
@@ -139,7 +139,7 @@ def lock(session: Session) -> Row:
 
 
 def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
-    """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
+    """Number and write rows of `event_row`. Those whose whole id is known are dropped."""
     if session.dialect == "postgres":
         return _append(session, rows, now)
     last, head = lock(session)  # numbers go up in the order of commit
@@ -159,11 +159,11 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
         linked, hashes = link(session, rows, first, head)
         session.insert(_INTO, linked)
         session.execute(_SET_END, (last, hashes[-1]))
-        for block in range(_block_of(first), _block_of(last) + 1):
-            low, high = max(first, _first_of(block)), min(last, _last_of(block))
-            recent = recent_rows(session, low, opens_block=low == _first_of(block))  # need not be read again
+        for block in range(_block_number(first), _block_number(last) + 1):
+            low, high = max(first, _first_seq(block)), min(last, _last_seq(block))
+            recent = recent_rows(session, low, opens_block=low == _first_seq(block))  # need not be read again
             recent.add(linked[low - first : high - first + 1])
-            if high == _last_of(block):
+            if high == _last_seq(block):
                 _fill(session, block, recent, now, hashes[high - first])
     return first, dropped
 
@@ -188,7 +188,7 @@ def fill_blocks(session: Session, now: float) -> None:
     if session.dialect == "postgres":
         lock(session)  # no payload is erased meanwhile
         for block, end_hash in session.execute(_TAKE_ENDS).fetchall():
-            _fill(session, block, RecentRows(_first_of(block)), now, end_hash)
+            _fill(session, block, RecentRows(_first_seq(block)), now, end_hash)
 
 
 def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash: bytes) -> None:
@@ -198,13 +198,13 @@ def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash
         stored = [(tenant, size) for tenant, size in recent.stored.items() if tenant is not None]
         session.insert("tenant_storage (tenant_id, bytes)", stored, then=_ADD_BYTES)
     else:
-        rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
+        rows = session.execute(_SELECT_KEYS, (_first_seq(block), _last_seq(block))).fetchall()
         columns = [set(column) for column in zip(*rows, strict=True)]
         _count_stored(session, block, 1)
     if columns:
         times, *keyed = columns
         keys = [(kind, key) for kind, column in zip(KEYED, keyed, strict=True) for key in column]
-        hashes = b"".join(_hash_of(kind, key) for kind, key in keys)
+        hashes = b"".join(_key_hash(kind, key) for kind, key in keys)
         row = block, min(times), max(times), now, hashes, end_hash
         session.insert(_INTO_BLOCKS, [row], then=_REPLACE_KEYS)
         indexed = {_indexed_key(kind, key) for kind, key in keys if kind in _INDEXED and key is not None}
@@ -215,12 +215,12 @@ def skip_to(session: Session, seq: int, now: float) -> None:
     """Go on behind a `seq`: numbers up to there were given once, and are not given again."""
     last, head = lock(session)
     if seq > last:
-        if _block_of(last) < _block_of(seq + 1):
-            _fill(session, _block_of(last), RecentRows(last), now, head)  # it never gets its last row
+        if _block_number(last) < _block_number(seq + 1):
+            _fill(session, _block_number(last), RecentRows(last), now, head)  # it never gets its last row
         session.execute("UPDATE event_log SET seq = ?", (seq,))
 
 
-def _hash_of(kind: str, key: str | None) -> bytes:
+def _key_hash(kind: str, key: str | None) -> bytes:
     return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")  # a collision costs a read
 
 
@@ -228,16 +228,16 @@ def _indexed_key(kind: str, key: str) -> str:
     return f"{kind}={key}"[:_MAX_KEY_CHARS]
 
 
-def _block_of(seq: int) -> int:
+def _block_number(seq: int) -> int:
     return seq >> _BLOCK_BITS
 
 
-def _first_of(block: int) -> int:
+def _first_seq(block: int) -> int:
     return block << _BLOCK_BITS
 
 
-def _last_of(block: int) -> int:
-    return _first_of(block + 1) - 1
+def _last_seq(block: int) -> int:
+    return _first_seq(block + 1) - 1
 
 
 # Reading
@@ -254,30 +254,30 @@ def search(
     oldest = first  # the first that can be late enough
     if filter.since is not None:
         [(block,)] = session.execute(_BLOCK_SINCE, (filter.period()[0],)).fetchall()
-        oldest = max(first, _first_of(block))
+        oldest = max(first, _first_seq(block))
     if _unindexed_hashes(filter) or filter.timed:
         if not down:
-            last = min(last, _last_of(_block_of(oldest) + _MAX_SUMMARIES - 1))
-        elif (window := _first_of(_block_of(last) - _MAX_SUMMARIES + 1)) > oldest:
+            last = min(last, _last_seq(_block_number(oldest) + _MAX_SUMMARIES - 1))
+        elif (window := _first_seq(_block_number(last) - _MAX_SUMMARIES + 1)) > oldest:
             first = oldest = window
-    blocks = _blocks_with(session, filter, _block_of(oldest), _block_of(last))
+    blocks = _blocks_with(session, filter, _block_number(oldest), _block_number(last))
     events: list[Event] = []
     size = 0
     for low, high in _runs(blocks[:_MAX_BLOCKS_READ]):
         for row in _rows(session, filter, max(first, low), min(last, high), limit - len(events)):
-            events.append(event_of(row))
+            events.append(read_row(row))
             size += len(row[PAYLOAD])
             if len(events) == limit or size >= max_bytes:
                 return Matches(events, events[-1].seq or 0, size)
     if len(blocks) <= _MAX_BLOCKS_READ:
         return Matches(events, first if down else last, size)
     reached = blocks[_MAX_BLOCKS_READ - 1]
-    return Matches(events, _first_of(reached) if down else _last_of(reached), size)
+    return Matches(events, _first_seq(reached) if down else _last_seq(reached), size)
 
 
 def events_at(session: Session, seqs: Sequence[int]) -> list[Event]:
     """The events of these numbers, but for those that are pruned."""
-    return [event_of(row) for row in session.select_in(_SELECT_AT, seqs)]
+    return [read_row(row) for row in session.select_in(_SELECT_AT, seqs)]
 
 
 def before_task(session: Session, task_id: str, tenant_id: str, max_late: int) -> int:
@@ -334,9 +334,9 @@ def knows(session: Session, event_id: str, aggregate_id: str | None = None, afte
         if aggregate_id not in (None, actor):
             continue
         filter = EventFilter(aggregate_id=actor, order="desc")
-        first, last = _block_of(after_seq + 1), _block_of(newest(session))
+        first, last = _block_number(after_seq + 1), _block_number(newest(session))
         for block in _blocks_with(session, filter, first, last):
-            bounds = (max(_first_of(block), after_seq + 1), _last_of(block), actor, own)
+            bounds = (max(_first_seq(block), after_seq + 1), _last_seq(block), actor, own)
             if session.execute(_SELECT_OWN, bounds).fetchall():
                 return True
     return False
@@ -345,7 +345,7 @@ def knows(session: Session, event_id: str, aggregate_id: str | None = None, afte
 def _unindexed_hashes(filter: EventFilter) -> list[bytes]:
     """The hashes of the keys that only summaries have."""
     exact = filter.exact().items()
-    return [_hash_of(kind, key) for kind, key in exact if kind in KEYED and kind not in _INDEXED]
+    return [_key_hash(kind, key) for kind, key in exact if kind in KEYED and kind not in _INDEXED]
 
 
 def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -> list[int]:
@@ -355,7 +355,7 @@ def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -
     """
     # First, since a block may be filled meanwhile.
     [(after_full, oldest)] = session.execute(_SELECT_OPEN).fetchall()
-    unfilled = after_full or _block_of(oldest or 0)
+    unfilled = after_full or _block_number(oldest or 0)
     exact, hashes = filter.exact(), _unindexed_hashes(filter)
     values: dict[str, Any] = {"first": first, "last": last}
     conditions = ["block BETWEEN :first AND :last"]
@@ -386,7 +386,7 @@ def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     for index in range(1, len(blocks) + 1):
         if index == len(blocks) or abs(blocks[index] - blocks[index - 1]) > 1:
             low, high = sorted((blocks[start], blocks[index - 1]))
-            yield _first_of(low), _last_of(high)
+            yield _first_seq(low), _last_seq(high)
             start = index
 
 
@@ -399,11 +399,11 @@ def _rows(session: Session, filter: EventFilter, first: int, last: int, limit: i
         conditions.append("time BETWEEN :since AND :until")
         values["since"], values["until"] = filter.period()
     if filter.is_of_calls:
-        condition, of_calls = filter.of_calls(session)
+        condition, of_calls = filter.calls_condition(session)
         conditions.append(condition)
         values |= of_calls
     if filter.of_task is not None:
-        condition, of_task = filter.of_task.of_rows(session, "events")
+        condition, of_task = filter.of_task.row_condition(session, "events")
         conditions.append(condition)
         values |= of_task
     order = "ORDER BY seq DESC" if filter.order == "desc" else "ORDER BY seq"
@@ -420,7 +420,7 @@ def erase_payload(session: Session, seq: int) -> None:
         values = (ERASED, None if own is None else erased_link(payload, own), seq)
         session.execute("UPDATE events SET payload = ?, link = ? WHERE seq = ?", values)
         freed = len(payload) - len(ERASED)
-        session.execute(_FREE, {"seq": seq, "block": _block_of(seq), "freed": freed})
+        session.execute(_FREE, {"seq": seq, "block": _block_number(seq), "freed": freed})
     forget_rows(session)
 
 
@@ -428,7 +428,7 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
     """The blocks, oldest first, that end at or before a `seq` and had their last event before a time."""
     query = "SELECT block, written_at FROM event_blocks WHERE block < ? ORDER BY block"
     old = []
-    for block, written_at in session.execute(query, (_block_of(end + 1),)).fetchall():
+    for block, written_at in session.execute(query, (_block_number(end + 1),)).fetchall():
         if written_at >= written_before:
             break
         old.append(block)
@@ -437,13 +437,13 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
 
 def delete_block(session: Session, block: int) -> int:
     """Delete a block with its events; returns how many those were. The chain begins behind it then."""
-    session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})  # while its summary has the hash
+    session.execute(_NOTE_PRUNED, {"seq": _last_seq(block), "block": block})  # while its summary has the hash
     _count_stored(session, block, -1)  # while its rows are there to be counted
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
-    session.execute(_DELETE_KEYS, {"block": block, "first": _first_of(block), "last": _last_of(block)})
+    session.execute(_DELETE_KEYS, {"block": block, "first": _first_seq(block), "last": _last_seq(block)})
     forget_rows(session)  # rows in memory have the payload still
     return session.execute(
-        "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
+        "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_seq(block), _last_seq(block))
     ).rowcount
 
 
@@ -451,14 +451,14 @@ def stored_bytes(session: Session) -> dict[str, int]:
     """How many bytes the events of each tenant take."""
     # Read first and bound: PostgreSQL's planner takes a bound that it does not know for a third of the log.
     [(after_full, _)] = session.execute(_SELECT_OPEN).fetchall()
-    values = {"first": _first_of(after_full or 0), "block_bits": _BLOCK_BITS}
+    values = {"first": _first_seq(after_full or 0), "block_bits": _BLOCK_BITS}
     rows = session.execute(_STORED, values).fetchall()
     return {name: int(size) for name, size in rows}
 
 
-def end_of(block: int) -> int:
+def block_end(block: int) -> int:
     """The `seq` that follows a block."""
-    return _first_of(block + 1)
+    return _first_seq(block + 1)
 
 
 _SUM = f"""
@@ -483,4 +483,4 @@ _STORED = f"""
 
 
 def _count_stored(session: Session, block: int, sign: int) -> None:
-    session.execute(_COUNT, {"sign": sign, "first": _first_of(block), "last": _last_of(block)})
+    session.execute(_COUNT, {"sign": sign, "first": _first_seq(block), "last": _last_seq(block)})

@@ -10,7 +10,7 @@ from itertools import islice
 from meshwright.core.encoding import Json, decode, encode
 from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter, Matcher
-from meshwright.engine.events.rows import COLUMN_LIST, PAYLOAD, event_of
+from meshwright.engine.events.rows import COLUMN_LIST, PAYLOAD, read_row
 from meshwright.engine.events.table import MAX_BYTES_READ, Matches
 from meshwright.engine.sql.database import Session
 
@@ -199,5 +199,5 @@ def read_news(session: Session, first: int, last: int, unheard: Sequence[tuple[s
     rows = session.execute(_SELECT_NEWS, (first, last, topics, types)).fetchall()
     size = sum(len(row[PAYLOAD]) for row in rows)
     return Matches(
-        [event_of(row, Json) for row in rows], rows[-1][0] if size >= MAX_BYTES_READ else last, size
+        [read_row(row, Json) for row in rows], rows[-1][0] if size >= MAX_BYTES_READ else last, size
     )

@@ -13,7 +13,7 @@ from meshwright.engine.events.tasks import (
     DeadLetters,
     TaskPage,
     TaskSummary,
-    summary_of,
+    task_summary,
 )
 from meshwright.engine.sql.database import Session, marks
 
@@ -35,14 +35,14 @@ def list_tasks(
     place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
     condition, newest = f"{place} < :before AND {conditions}", f"ORDER BY {place} DESC LIMIT :limit"
     if filter.thread_id is not None:
-        index, condition = None, _of_thread(session, condition, newest)
+        index, condition = None, _thread_condition(session, condition, newest)
     query = ("SELECT", LISTED_COLUMNS, "FROM", session.by_index("tasks", index), "WHERE", condition, newest)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
-    items = tuple(map(summary_of, rows[:limit]))
+    items = tuple(map(task_summary, rows[:limit]))
     return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
 
 
-def _of_thread(session: Session, condition: str, newest: str) -> str:
+def _thread_condition(session: Session, condition: str, newest: str) -> str:
     """The condition for the newest tasks of a thread, of which one may have its id: no index has those."""
     others = session.by_index("tasks", "tasks_by_thread")
     return (
@@ -176,7 +176,7 @@ def known_values(
 
 def _known_prompts(session: Session, tenant_id: str | None, prompt: str) -> Collection[str] | None:
     """Returns None where a call was made with a prompt, else the last ones that there are."""
-    condition, values = TaskFilter(prompt=prompt).of_call(session, "calls")
+    condition, values = TaskFilter(prompt=prompt).call_condition(session, "calls")
     of_tenant = "prompt IS NOT NULL"
     if tenant_id is not None:
         of_tenant += " AND tenant_id = :tenant_id"
@@ -210,7 +210,7 @@ def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
     level = session.select_in(f"SELECT {LISTED_COLUMNS} FROM tasks WHERE task_id", [task_id])  # noqa: S608
     by_id: dict[str, TaskSummary] = {}
     for _ in range(_MAX_LEVELS):
-        tasks = [task for task in map(summary_of, level) if task.tenant_id == tenant_id]
+        tasks = [task for task in map(task_summary, level) if task.tenant_id == tenant_id]
         new = [task for task in tasks if task.task_id not in by_id]
         if len(by_id) + len(new) > _MAX_BELOW:
             return TasksBelow([*by_id.values()], is_whole=False)
@@ -325,7 +325,7 @@ _TASKS_OF_SUBJECT = """
 """
 
 
-def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
+def subject_tasks(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
     """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads.
 
     Those of a thread or a task are found by indices; those of a requester among all tasks of the tenant.

@@ -125,7 +125,7 @@ class TaskProjection:
         rows = _stored(session, {task_id for task_id, _ in by_task})
         for key, changes in by_task.items():
             if key not in rows:
-                rows[key] = _TaskRow.of(changes[0], key[0])
+                rows[key] = _TaskRow.from_event(changes[0], key[0])
             rows[key].take(changes)
         session.insert(_INTO, [_columns_of(rows[key]) for key in by_task], then=_REPLACE)
 
@@ -145,7 +145,7 @@ def pruned_tasks(event: Event) -> list[str]:
     return [task_id for task_id in ids if isinstance(task_id, str)] if isinstance(ids, list) else []
 
 
-def position_of(cursor: str | None) -> int:
+def parse_cursor(cursor: str | None) -> int:
     """The `seq` below which the next page begins. Raises InvalidInput for a cursor that is not ours."""
     if cursor is None:
         return 2**63 - 1
@@ -158,18 +158,18 @@ def position_of(cursor: str | None) -> int:
     return int(cursor)
 
 
-def summary_of(row: Row) -> TaskSummary:
+def task_summary(row: Row) -> TaskSummary:
     """A task of a list, of the columns `LISTED`."""
     fields = dict(zip(LISTED, row, strict=True))
     usage = Usage(**{name: fields.pop(name) for name in USAGE})
-    fields["title"] = title_of(fields["title"])
+    fields["title"] = make_title(fields["title"])
     for name in _TIMES:
         if fields[name] is not None:
             fields[name] = datetime.fromtimestamp(fields[name], UTC)
     return TaskSummary(**fields, usage=usage)
 
 
-def title_of(text: str | None) -> str | None:
+def make_title(text: str | None) -> str | None:
     """The first line of a request that is not empty, at most 120 characters of it."""
     line = next(filter(None, map(str.strip, (text or "").splitlines())), None)
     return line if line is None or len(line) <= _MAX_TITLE_CHARS else f"{line[: _MAX_TITLE_CHARS - 1]}…"
@@ -218,7 +218,7 @@ class _TaskRow:
         self.__dict__.update(columns)
 
     @classmethod
-    def of(cls, event: Event, task_id: str) -> _TaskRow:
+    def from_event(cls, event: Event, task_id: str) -> _TaskRow:
         return cls(
             seq=event.seq,
             task_id=task_id,
@@ -353,7 +353,7 @@ def _go_on(row: _TaskRow, event: Event) -> None:
 
 
 def _title(row: _TaskRow, event: Event) -> None:
-    row.title = title_of(RunTitled.from_payload(event.payload).title) or row.title
+    row.title = make_title(RunTitled.from_payload(event.payload).title) or row.title
 
 
 def _fail(row: _TaskRow, event: Event) -> None:
@@ -364,7 +364,7 @@ def _fail(row: _TaskRow, event: Event) -> None:
 
 def _end(status: str) -> Callable[[_TaskRow, Event], None]:
     def change(row: _TaskRow, event: Event) -> None:
-        outcome = outcome_of(event)
+        outcome = read_outcome(event)
         generation = row.generation if outcome is None else outcome.generation
         if generation < row.generation or (row.ended and generation == row.generation):
             return
@@ -404,7 +404,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
 _TYPES = frozenset({*_CHANGES, PRUNED})
 
 
-def outcome_of(event: Event) -> Outcome | None:
+def read_outcome(event: Event) -> Outcome | None:
     """The outcome that is an event's payload; None if it is not one, or its figures make no sense."""
     outcome = _shaped(Outcome, event)
     if outcome is None or not (_sane(outcome.attempt) and _sane(outcome.generation)):

@@ -22,7 +22,7 @@ from meshwright.engine.events.rows import (
     is_erased,
     next_hash,
 )
-from meshwright.engine.events.table import IS_OF_TYPE, end_of
+from meshwright.engine.events.table import IS_OF_TYPE, block_end
 from meshwright.engine.sql.database import Database, Row, Session
 from meshwright.engine.sql.folder import marked_seq
 
@@ -207,7 +207,7 @@ class _Walk:
     # Checks
 
     def _check_block(self, seq: int, head: bytes) -> None:
-        if end_of(seq >> 11) - 1 != seq:
+        if block_end(seq >> 11) - 1 != seq:
             return
         stored = self._session.execute(
             "SELECT hash FROM event_blocks WHERE block = ?", (seq >> 11,)

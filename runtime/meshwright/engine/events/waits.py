@@ -53,7 +53,7 @@ class _EventWait:
     match: Mapping[str, Any]
 
     @classmethod
-    def of(cls, event: Event) -> _EventWait | None:
+    def from_event(cls, event: Event) -> _EventWait | None:
         wait = TaskWaiting.read(event)
         if wait is None or wait.kind != "event" or not wait.subject:
             return None
@@ -188,7 +188,7 @@ class EventWaits:
         self._reached = self._noted = max(min(places) - 1, 0 if note is None else note["seq"])
         before = [place for place in places if place <= self._reached]
         for event in await self._database.read(events_at, before):
-            if (wait := _EventWait.of(event)) is not None:
+            if (wait := _EventWait.from_event(event)) is not None:
                 self._open.add(wait)
         async with aclosing(self._log.follow(EventFilter(after_seq=self._reached))) as batches:
             async for batch in batches:
@@ -206,7 +206,7 @@ class EventWaits:
             self._noted = self._reached
 
     async def _take(self, event: Event) -> None:
-        if (wait := _EventWait.of(event)) is not None:
+        if (wait := _EventWait.from_event(event)) is not None:
             self._open.add(wait)
         elif (end := WaitEnded.read(event)) is not None:
             self._open.remove((event.tenant_id, end.key))

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct, as_json
-from meshwright.core.events import Event, trace_id_of
+from meshwright.core.events import Event, parse_trace_id
 from meshwright.core.payloads import Payload
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
@@ -78,7 +78,7 @@ class Turn:
         self.message = message
         self.now = now
         self.traceparent = traceparent
-        self.trace_id = trace_id_of(traceparent)
+        self.trace_id = parse_trace_id(traceparent)
         self.sends: list[Message] = []
         self.events: list[Event] = []
         self.records: list[Record] = []

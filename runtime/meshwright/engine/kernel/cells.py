@@ -136,7 +136,7 @@ class Cells:
 
     def forget(self, cell: Cell) -> None:
         """Load a cell again before its next turn."""
-        self._bytes -= _size_of(cell)
+        self._bytes -= _state_size(cell)
         self._working -= cell.has_work
         cell.forget()
 
@@ -187,7 +187,7 @@ class Cells:
             if (is_over or not has_work) and cell.idle:
                 evicted.append(ref)
                 count -= 1
-                size -= _size_of(cell)
+                size -= _state_size(cell)
                 surplus -= not has_work
                 self._working -= has_work
         for ref in evicted:
@@ -207,7 +207,7 @@ def missing_type(ref: ActorRef) -> NotFound:
     return NotFound(f"no actor type {ref.type!r} is registered", field="type")
 
 
-def _size_of(cell: Cell) -> int:
+def _state_size(cell: Cell) -> int:
     return len(cell.record.state) if cell.record is not None else 0
 
 

@@ -192,10 +192,10 @@ class Bus:
                 try:
                     ref = subscription.route(event if subscription.sealed else event.plain())
                 except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
-                    spread.append(dead_letter(message_of(event, subscription, NOBODY), error, event.time))
+                    spread.append(dead_letter(event_message(event, subscription, NOBODY), error, event.time))
                 else:
                     if ref is not None:
-                        messages.append(message_of(event, subscription, ref))
+                        messages.append(event_message(event, subscription, ref))
         return spread, messages
 
     def _subscribed(self, topic: str) -> list[Subscription]:
@@ -207,7 +207,7 @@ class Bus:
         return subscriptions
 
 
-def message_of(event: Event, subscription: Subscription, ref: ActorRef) -> Message:
+def event_message(event: Event, subscription: Subscription, ref: ActorRef) -> Message:
     """An event as a message to one actor."""
     return Message(
         id=f"{event.id}>{subscription.method}",

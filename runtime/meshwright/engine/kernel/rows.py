@@ -25,7 +25,7 @@ SELECT_RECORDS = """
 MAX_N = 2**63 - 1  # of SQLite's integers
 
 
-def record_of(row: Sequence[Any]) -> ActorRecord:
+def read_record(row: Sequence[Any]) -> ActorRecord:
     """An actor's record from its columns in `SELECT_HEADS`, but for the id."""
     revision, last_turn, sent, wake_at, obliged, processed_ids, state = row
     return ActorRecord(
@@ -57,7 +57,7 @@ def record_row(record: Record) -> tuple[object, ...]:
     return (*record.ref, record.stream, record.n, bytes(encode(record.value)))
 
 
-def row_of(ref: ActorRef, record: ActorRecord) -> tuple[object, ...]:
+def head_row(ref: ActorRef, record: ActorRecord) -> tuple[object, ...]:
     """An actor's record as its columns in `HEADS`."""
     return (
         ref.type,

@@ -63,7 +63,9 @@ class ActorKind:
         return self.methods["redrive"].call is not Actor.redrive
 
     @classmethod
-    def of(cls, actor: type[Actor[Any]], /, *, type: str | None = None, **dependencies: Any) -> ActorKind:
+    def from_class(
+        cls, actor: type[Actor[Any]], /, *, type: str | None = None, **dependencies: Any
+    ) -> ActorKind:
         """Describe an actor class; `dependencies` are handed to each actor's constructor."""
         methods = {
             name: _describe(function)

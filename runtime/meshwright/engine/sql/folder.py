@@ -351,7 +351,7 @@ class Marker:
         Without a mark that is not known; a log with events then gets a warning.
         """
         self._mark = _read(self._path)
-        store, seq = _state_of(connect) if connect else ("", 0)
+        store, seq = _read_state(connect) if connect else ("", 0)
         if self._mark is None:
             if seq:
                 _logger.warning(_UNKNOWN, self._path, "damaged" if self._path.exists() else "missing", seq)
@@ -359,7 +359,7 @@ class Marker:
         replaced = store not in ("", self._mark.store)
         if seq >= self._mark.seq and not replaced:
             return None  # without the tasks, whose count takes as long as there are many
-        tasks = _tasks_of(connect) if connect and store else 0
+        tasks = _count_tasks(connect) if connect and store else 0
         return Loss(seq, self._mark.seq, tasks, self._mark.tasks, replaced)
 
     def start(self, session: SqlConnection) -> None:
@@ -417,7 +417,7 @@ def _read(path: Path) -> _Mark | None:
         return None
 
 
-def _state_of(connect: Callable[[], SqlConnection]) -> tuple[str, int]:
+def _read_state(connect: Callable[[], SqlConnection]) -> tuple[str, int]:
     """The id of a database and its last `seq`; nothing where it is empty."""
     session = connect()
     try:
@@ -429,7 +429,7 @@ def _state_of(connect: Callable[[], SqlConnection]) -> tuple[str, int]:
         session.close()
 
 
-def _tasks_of(connect: Callable[[], SqlConnection]) -> int:
+def _count_tasks(connect: Callable[[], SqlConnection]) -> int:
     session = connect()
     try:
         return session.execute(_COUNT_TASKS).fetchone()[0]

@@ -82,7 +82,7 @@ class TableColumns(NamedTuple):
     writable: Sequence[str]
 
 
-def tables_of(session: Session) -> dict[str, TableColumns]:
+def read_tables(session: Session) -> dict[str, TableColumns]:
     """The tables of a database by name, but for tables of an index."""
     columns_of: dict[str, list[tuple[str, bool]]] = {}
     for table, column, takes_values in session.execute(_COLUMNS[session.dialect]).fetchall():

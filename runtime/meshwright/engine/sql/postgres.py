@@ -208,7 +208,7 @@ class PostgresSession(Session):
     def call(self, function: str, values: Sequence[Any]) -> Cursor:
         """Call a function; the name is code, the result one row."""
         cursor = psycopg.RawCursor(self.connection)  # another takes as long to read so many placeholders
-        return cursor.execute(_call_of(function, len(values)), values, prepare=True)
+        return cursor.execute(_call_statement(function, len(values)), values, prepare=True)
 
     def write_group(self, calls: Calls, group_id: bytes = b"") -> list[Any]:
         """Call functions in one transaction: again if another was in its way, and on a new connection."""
@@ -503,7 +503,7 @@ def _is_retryable(error: Exception) -> bool:
 
 
 @lru_cache
-def _call_of(function: str, count: int) -> bytes:
+def _call_statement(function: str, count: int) -> bytes:
     places = ",".join(f"${place}" for place in range(1, count + 1))
     return f"SELECT * FROM {function}({places})".encode()  # noqa: S608 code
 
@@ -548,9 +548,9 @@ def check_server(connect: Callable[[], Any], location: str) -> None:
 
 def _check_sessions(connect: Callable[[], Any], connection: Any, location: str) -> None:
     """Refuse what gives a connection no session of its own. Raises StoreFailed, and the driver's errors."""
-    before = _pid_of(connection)
+    before = _backend_pid(connection)
     with _second(connect, connection, location) as other:
-        if _pid_of(other) == before and other.info.backend_pid == connection.info.backend_pid:
+        if _backend_pid(other) == before and other.info.backend_pid == connection.info.backend_pid:
             raise StoreFailed(
                 f"{location} gives one session to several connections, as PGlite's server does; leases "
                 "and transactions of the mesh need a session of their own",
@@ -560,8 +560,8 @@ def _check_sessions(connect: Callable[[], Any], connection: Any, location: str) 
         return
     with connect() as other:
         other.execute("BEGIN")  # a pooler by transaction gives it the session that is free now
-        others = _pid_of(other)
-        if others == before or _pid_of(connection) != before:
+        others = _backend_pid(other)
+        if others == before or _backend_pid(connection) != before:
             raise StoreFailed(
                 f"{location} is reached through a pooler that changes the session with each transaction; "
                 "leases and notifications of the mesh live in a session",
@@ -576,7 +576,7 @@ def _second(connect: Callable[[], Any], first: Any, location: str) -> Any:
     except psycopg.OperationalError as error:
         if _NO_CONNECTION_LEFT.search(str(error)):
             raise
-        _pid_of(first)  # raises where the server has gone
+        _backend_pid(first)  # raises where the server has gone
         raise StoreFailed(
             f"{location} takes one connection at a time, as PGlite's server does by default; a process of "
             "the mesh needs five and more",
@@ -586,9 +586,9 @@ def _second(connect: Callable[[], Any], first: Any, location: str) -> Any:
 
 def _is_direct(connection: Any) -> bool:
     """Whether no pooler stands in between: it names another process than the server does."""
-    return bool(connection.info.backend_pid == _pid_of(connection))
+    return bool(connection.info.backend_pid == _backend_pid(connection))
 
 
-def _pid_of(connection: Any) -> int:
+def _backend_pid(connection: Any) -> int:
     [(pid,)] = connection.execute(_SELECT_PID).fetchall()
     return int(pid)

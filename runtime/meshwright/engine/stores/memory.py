@@ -92,7 +92,7 @@ class Faults:
         """For how many passes of the event loop to hold this message back."""
         return self._chance.randint(1, self._max_delay_passes) if self._strikes(self._delay) else 0
 
-    def next_of(self, waiting: Iterator[_ChoiceT]) -> _ChoiceT | None:
+    def choose_next(self, waiting: Iterator[_ChoiceT]) -> _ChoiceT | None:
         """The candidate that comes next: the first, or any. None if there is none."""
         if not self._strikes(self._reorder):
             return next(waiting, None)
@@ -135,7 +135,7 @@ class DisturbedMail:
     def take(self) -> Delivery | None:
         """The next message, or None in a pass in which every one is held back."""
         self._passes += 1
-        entry = self._faults.next_of(self._ready())
+        entry = self._faults.choose_next(self._ready())
         if entry is None:
             return None
         self._held.remove(entry)

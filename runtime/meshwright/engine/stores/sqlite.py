@@ -24,9 +24,9 @@ from meshwright.engine.kernel.rows import (
     SELECT_RECORDS,
     delete_heads,
     delete_streams,
-    record_of,
+    head_row,
+    read_record,
     record_row,
-    row_of,
 )
 from meshwright.engine.kernel.store import Batch, Delivery, ExclusiveStore, Receiver, Takeover
 from meshwright.engine.sql.database import Database, Row, Session
@@ -100,7 +100,7 @@ class SqliteStore(ExclusiveStore):
         records: dict[ActorRef, ActorRecord] = {}
         for kind, ids in by_type.items():
             rows = self._read(f"{_SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})", (kind, *ids))
-            records |= {ActorRef(kind, row[0]): record_of(row[1:]) for row in rows}
+            records |= {ActorRef(kind, row[0]): read_record(row[1:]) for row in rows}
         return records
 
     def write(self, batch: Batch, on_durable: Callable[[StoreFailed | None], None]) -> None:
@@ -110,7 +110,7 @@ class SqliteStore(ExclusiveStore):
             if ref.id > (self._last_id(ref.type) if last_id is None else last_id):
                 self._last_ids[ref.type] = ref.id
         rows = (
-            [row_of(ref, record) for ref, record in batch.actors.items()],
+            [head_row(ref, record) for ref, record in batch.actors.items()],
             [(item.number, item.remember, item.message.encode()) for item in batch.messages],
             batch.taken_numbers,
             [record_row(record) for record in batch.records],

@@ -16,7 +16,16 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import has_steps
 from meshwright.engine.work.entry import Entry, ThreadState, unsuccessful
-from meshwright.engine.work.protocol import Cancel, Claim, Complete, Grant, Suspend, TaskKey, Work, tenant_of
+from meshwright.engine.work.protocol import (
+    Cancel,
+    Claim,
+    Complete,
+    Grant,
+    Suspend,
+    TaskKey,
+    Work,
+    thread_tenant,
+)
 from meshwright.engine.work.record import DispatchedTask, TaskRecord
 from meshwright.engine.work.slots import Offer
 
@@ -112,7 +121,7 @@ class Claims:
         return None
 
     async def _read_record(self, ref: ActorRef, grant: Grant) -> tuple[str, Work | None]:
-        task = TaskKey(tenant_of(ref), grant.task_id).ref
+        task = TaskKey(thread_tenant(ref), grant.task_id).ref
         record = await self._runtime.recent(task, DispatchedTask)
         work = None if record is None else record.work(grant)
         if work is None:  # perhaps another worker has dispatched it
@@ -249,7 +258,7 @@ class Reviews:
                 logger.exception("%s could not be reviewed; the next start tries again", ref)
 
     async def _review(self, ref: ActorRef, entry: Entry) -> None:
-        tenant_id = tenant_of(ref)
+        tenant_id = thread_tenant(ref)
         if entry.cancelled is None:
             record = await self._record(TaskKey(tenant_id, entry.task_id))
             attempt = None if record is None else record.open_attempt

@@ -136,7 +136,7 @@ class Conversation(Actor[ConversationState]):
             self.state.first = first and _cut(first, _MAX_FIRST_BYTES)
 
 
-def conversation_of(thread: ActorRef) -> ActorRef:
+def conversation_ref(thread: ActorRef) -> ActorRef:
     """The conversation of an agent's thread."""
     return ActorRef(CONVERSATION, thread.id)
 

@@ -13,7 +13,7 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import Earlier, read_steps
 from meshwright.engine.work.paths import OpenStep, Scope
-from meshwright.engine.work.people import Repetition, check_key, repeat_key, result_of
+from meshwright.engine.work.people import Repetition, answer_result, check_key, repeat_key
 from meshwright.engine.work.protocol import TOOL, StepKey, Work
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.waits import Waits
@@ -77,7 +77,7 @@ def checked_event(name: str, checked: CheckResult, started: float) -> ProgressEv
         evidence=checked.evidence,
         duration_ms=round((time.perf_counter() - started) * 1000, 3),
     )
-    return ProgressEvent.of(payload)
+    return ProgressEvent.from_payload(payload)
 
 
 class Doubts:
@@ -115,11 +115,11 @@ class Doubts:
             return None
         answer = await self._answer(opened, times_begun, checked)
         late = await self._until_ended(opened) if answer["approve"] else None
-        return late if answer["approve"] else {"result": result_of(opened.key, answer)}
+        return late if answer["approve"] else {"result": answer_result(opened.key, answer)}
 
     async def _until_ended(self, opened: OpenStep) -> dict[str, Any] | None:
         """Wait while a process that lost its claim still runs the step; returns the result that came late."""
-        process = self._process_of(opened)
+        process = self._process_id(opened)
         waits = False
         while process:
             has_ended = await self._runtime.has_ended(process)
@@ -133,7 +133,7 @@ class Doubts:
             await asyncio.sleep(_LOOK_SECONDS)
         return None
 
-    def _process_of(self, opened: OpenStep) -> str:
+    def _process_id(self, opened: OpenStep) -> str:
         return str(self._earlier.intents.get(opened.key.path, {}).get("process", ""))
 
     async def _answer(
@@ -156,7 +156,7 @@ class Doubts:
 
     async def _state(self, opened: OpenStep, name: str) -> str:
         """Says whether a step that was interrupted may still run."""
-        process = self._process_of(opened)
+        process = self._process_id(opened)
         if not process or await self._runtime.has_ended(process):
             return f"The mesh stopped while {name} was running."
         started_at = self._earlier.intents[opened.key.path].get("started_at", "")

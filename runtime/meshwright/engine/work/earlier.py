@@ -20,7 +20,7 @@ from meshwright.engine.work.protocol import (
     answers_stream,
     claim_stream,
 )
-from meshwright.engine.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
+from meshwright.engine.work.record import NO_TASK, DispatchedTask, journal_names, unknown_task
 from meshwright.engine.work.results import RecordedOrder
 
 
@@ -82,8 +82,8 @@ class Earlier:
         for key in waits:
             self._index_path(key.path, (key.kind, key.hash))
             self._index_request(key.path)
-            self._nths[place_of(key.path), key.kind, key.hash][key.nth] = key.path
-        self._unspent = {_name_of(record): record.value for record in unspent}
+            self._nths[parent_path(key.path), key.kind, key.hash][key.nth] = key.path
+        self._unspent = {_record_name(record): record.value for record in unspent}
         for value in self.results.values():
             self._unspent.pop(value.get("kept", ""), None)  # a claim of this attempt has taken it over
 
@@ -149,13 +149,13 @@ class Earlier:
         """The numbers of the steps of a kind and hash within the step at a path."""
         return self._nths.get(key, ())
 
-    def changes_of(self, key: StepKey) -> list[str]:
+    def changed_paths(self, key: StepKey) -> list[str]:
         """The paths of the steps that a step is counted with, and that may have changed something.
 
         Those of programs outside are not: they need not come again. Delegated tasks are among them, whatever
         they have done.
         """
-        paths = self._nths.get((place_of(key.path), key.kind, key.hash), {}).values()
+        paths = self._nths.get((parent_path(key.path), key.kind, key.hash), {}).values()
         own = [path for path in paths if not any(map(is_of_program, path.split(".")))]
         return [path for path in own if key.kind == DELEGATE or self._has_changed(path)]
 
@@ -207,7 +207,9 @@ class Earlier:
         self.steps = max(self.steps, value["number"])
         self._index_path(value["path"], (value["kind"], value["hash"]))
         self._index_request(value["path"], "" if "intent" in value else value["kind"])
-        self._nths[place_of(value["path"]), value["kind"], value["hash"]][value.get("nth", 1)] = value["path"]
+        self._nths[parent_path(value["path"]), value["kind"], value["hash"]][value.get("nth", 1)] = value[
+            "path"
+        ]
 
     def _index_path(self, path: str, step: tuple[str, str]) -> None:
         """Note the steps around a path, and how the numbered branches around it began."""
@@ -250,7 +252,7 @@ def is_request(part: str) -> bool:
     return part.startswith("by")
 
 
-def place_of(path: str) -> str:
+def parent_path(path: str) -> str:
     """The path of the step that a step is within, whatever the branch; no text for the run itself."""
     parts = path.split(".")[:-1]
     while parts and is_branch(parts[-1]):
@@ -261,7 +263,7 @@ def place_of(path: str) -> str:
 _APPROVE = "approve "  # begins the kind of a step
 
 
-def _name_of(record: Record) -> str:
+def _record_name(record: Record) -> str:
     return f"{record.stream}/{record.n}"
 
 
@@ -298,8 +300,10 @@ def unspent_answers(attempts: Iterable[tuple[Sequence[Record], Sequence[Record]]
         values = (record.value for record in records if record.value.get("kind", "").startswith(TOOL))
         calls = {value["path"]: value for value in values}
         approvals = list(filter(is_approval, (*records, *own)))
-        spent |= {record.value.get("kept", _name_of(record)) for record in _spent(approvals, calls.values())}
-    return [answer for answer in answers if _name_of(answer) not in spent]
+        spent |= {
+            record.value.get("kept", _record_name(record)) for record in _spent(approvals, calls.values())
+        }
+    return [answer for answer in answers if _record_name(answer) not in spent]
 
 
 def _spent(approvals: Sequence[Record], calls: Collection[Mapping[str, Any]]) -> Iterator[Record]:
@@ -404,7 +408,7 @@ def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
     return step["number"] > answer["number"] and not is_beside
 
 
-async def streams_of(runtime: Runtime, ref: ActorRef, steps: str) -> list[str]:
+async def step_streams(runtime: Runtime, ref: ActorRef, steps: str) -> list[str]:
     """The streams in which the steps of an attempt are."""
     records, _ = await read_steps(runtime, ref, steps, 1)  # the first claim may have left nothing
     return [steps, *dict.fromkeys(record.stream for record in records), answers_stream(steps)]
@@ -459,7 +463,7 @@ async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> S
         )
     ref = ActorRef(stored.attempts[origin.attempt - 1].agent_id, f"{tenant_id}:{task.thread_id}")
     records = await read_forked(runtime, task)
-    *before, last = journals_of(origin.task_id, stored.attempts, origin.attempt)
+    *before, last = journal_names(origin.task_id, stored.attempts, origin.attempt)
     for steps in before:
         records += await read_continued(runtime, ref, steps)
     own, answers = await read_steps(runtime, ref, last, 1)  # the first claim may have left nothing
@@ -470,7 +474,7 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> StepOrigin:
     steps = [record for record in records if "kind" in record.value and record.value["kind"] != RESTART]
     results = {record.value["path"]: record.value for record in steps if "result" in record.value}
     failed = {record.value["path"] for record in steps if "expired" in record.value}
-    path = path_named(origin.step, _numbers_of(records))
+    path = path_named(origin.step, _step_numbers(records))
     last = results.get(path)
     if last is None and path not in failed:
         finished = sorted(results.values(), key=lambda value: value["number"])
@@ -493,7 +497,7 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> StepOrigin:
     return StepOrigin(path, kept)
 
 
-def _numbers_of(records: Sequence[Record]) -> dict[str, int]:
+def _step_numbers(records: Sequence[Record]) -> dict[str, int]:
     """The numbers of all steps in the records, also of those that failed, by path."""
     values = (record.value.get("failed") or record.value.get("again") or record.value for record in records)
     return {value["path"]: value["number"] for value in values if "kind" in value}

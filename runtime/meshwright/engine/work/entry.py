@@ -22,7 +22,7 @@ from meshwright.engine.work.protocol import (
     WaitKind,
     claim_stream,
     steps_stream,
-    tenant_of,
+    thread_tenant,
 )
 from meshwright.engine.work.slots import Offer
 
@@ -75,7 +75,7 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
         exact(self, "cost_usd", self.cost_usd)
 
     @classmethod
-    def of(cls, dispatch: Enqueue, queued_at: datetime, *, redriven: bool = False) -> Entry:
+    def from_dispatch(cls, dispatch: Enqueue, queued_at: datetime, *, redriven: bool = False) -> Entry:
         """The entry of an attempt that has just been dispatched."""
         task = dispatch.task
         return cls(
@@ -175,7 +175,7 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
         return Offer(
             ref,
             self.task_id,
-            tenant_of(ref),
+            thread_tenant(ref),
             self.priority,
             since,
             self.owner,
@@ -303,7 +303,7 @@ class _Address(Struct):
     task: _Thread
 
 
-def thread_of(event: Event) -> ActorRef | None:
+def route_to_thread(event: Event) -> ActorRef | None:
     """Route a dispatched task to the thread of its agent."""
     dispatch = _Address.model_validate_json(encode(event.payload))
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")

@@ -44,7 +44,7 @@ from meshwright.engine.work.earlier import (
     read_steps,
     unspent_answers,
 )
-from meshwright.engine.work.paths import LifeCall, OpenStep, Paths, Scope, hash_of, identity_of
+from meshwright.engine.work.paths import LifeCall, OpenStep, Paths, Scope, hash_request, step_identity
 from meshwright.engine.work.people import QUESTIONS, repeat_key
 from meshwright.engine.work.protocol import Answer, StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
@@ -227,12 +227,12 @@ class Journal:
         self._paths.note_thread(native_id)
 
     @contextmanager
-    def of_program(self) -> Iterator[None]:
+    def program_block(self) -> Iterator[None]:
         """A block of calls of a program outside, which need not come again, whatever their order was.
 
         A call of a model that it repeats, word for word, has its recorded reply.
         """
-        with self._paths.of_program():
+        with self._paths.program_block():
             yield
 
     def begin_life(self) -> None:
@@ -515,10 +515,10 @@ class Journal:
             if check is not None:  # a recorded wait passed it when it began
                 check()
             if child is not None:
-                task = child(self._waits.wait_id(key), identity_of(scope, key))
+                task = child(self._waits.wait_id(key), step_identity(scope, key))
             if group is not None:
                 group.name = group.name or key.path
-        wait = self._waits.wait_of(
+        wait = self._waits.make_wait(
             key,
             **fields,
             child_task_id=None if task is None else task.task_id,
@@ -541,7 +541,7 @@ class Journal:
         if opened.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
         fields = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
-        await self._waits.wait(scope, self._waits.wait_of(opened.key, **fields, again=True))
+        await self._waits.wait(scope, self._waits.make_wait(opened.key, **fields, again=True))
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
@@ -570,7 +570,7 @@ class Journal:
         self.replay.check_goes_on()
         if self._paths.has_requests and (news := self._paths.order_news(given_up=True)):
             self._records.write_order(news)  # the code goes on behind a call that it gave up
-        return self._paths.next(kind, request_hash or hash_of(request))
+        return self._paths.next(kind, request_hash or hash_request(request))
 
     def _order_fields(self, scope: Scope) -> dict[str, Any]:
         """The field of a record for what is new of the order of results."""
@@ -619,7 +619,7 @@ class Journal:
         """Take over the answer to the same question that an attempt before got."""
         names = ("result", "answered_by", "started_at", "answered_at")
         fields = {name: answer[name] for name in names if name in answer}
-        event = ProgressEvent.of(AnswerKept(asked=key.kind, answered_by=answer.get("answered_by")))
+        event = ProgressEvent.from_payload(AnswerKept(asked=key.kind, answered_by=answer.get("answered_by")))
         self._records.write(key, {**fields, "kept": name}, [event])
         return answer["result"]
 

@@ -27,7 +27,7 @@ _PATIENCE_SECONDS = 5.0  # without a recorded step that is taken up, for the cod
 _LOOK_SECONDS = 0.02
 
 
-def hash_of(request: Any) -> str:
+def hash_request(request: Any) -> str:
     """A short hash of a step's request, the same for the same JSON."""
     return hashlib.sha256(stable_json(request)).hexdigest()[:16]  # 64 bits tell the steps of a run apart
 
@@ -109,7 +109,7 @@ class OpenStep:
     @property
     def identity(self) -> str:
         """A name that follows from the requests of it and the steps around it, and not from their order."""
-        return identity_of(self.scope, self.key)
+        return step_identity(self.scope, self.key)
 
     @property
     def runs_once(self) -> bool:
@@ -224,7 +224,7 @@ class Scope:
             step = step.scope.step
 
 
-def identity_of(scope: Scope, key: StepKey) -> str:
+def step_identity(scope: Scope, key: StepKey) -> str:
     """The identity of a step that is in a scope; see `OpenStep.identity`."""
     around = "" if scope.step is None else f"{scope.step.identity}/"
     return f"{around}{key.kind}:{key.hash}:{key.nth}"
@@ -334,8 +334,8 @@ class Paths:
         """Name the branch of the code by a request, if one begins here; see `Journal.join`."""
         scope = self.here()
         if scope.task is not asyncio.current_task():
-            hashes = [(first, hash_of(first_request)) for first, first_request in begins.items()]
-            self._begin_branch(scope, kind, hash_of(request), hashes)
+            hashes = [(first, hash_request(first_request)) for first, first_request in begins.items()]
+            self._begin_branch(scope, kind, hash_request(request), hashes)
 
     def _begin_branch(
         self, scope: Scope, kind: str, request_hash: str, begins: Collection[tuple[str, str]]
@@ -379,7 +379,7 @@ class Paths:
             task.add_done_callback(lambda done: self._life_calls.pop(done, None))
 
     def _named_in_life(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any]) -> str:
-        of_request = f"{PROGRAM}{hash_of([kind, request_hash])[:_NAME_CHARS]}"
+        of_request = f"{PROGRAM}{hash_request([kind, request_hash])[:_NAME_CHARS]}"
         call = self._life_calls[task]
         nth = call.nth
         if nth is None and call.is_again:
@@ -396,13 +396,13 @@ class Paths:
         return f"{of_request}x{nth}"
 
     def begin_life(self) -> None:
-        """Count the calls of models of a program from one again: see `Journal.of_program`."""
+        """Count the calls of models of a program from one again: see `Journal.program_block`."""
         for scope in self._requests.values():
             for name in [name for name in scope.branches if is_of_program(name)]:
                 del scope.branches[name]
 
     @contextmanager
-    def of_program(self) -> Iterator[None]:
+    def program_block(self) -> Iterator[None]:
         """A block whose branches are those of a program outside."""
         token = _OF_PROGRAM.set(True)
         try:
@@ -485,7 +485,7 @@ class Paths:
 
     def _named_by_request(self, scope: Scope, kind: str, request_hash: str, *, is_of_life: bool) -> str:
         begins = PROGRAM_REQUEST if is_of_life else "by"
-        of_request = f"{begins}{hash_of([kind, request_hash])[:_REQUEST_CHARS]}"
+        of_request = f"{begins}{hash_request([kind, request_hash])[:_REQUEST_CHARS]}"
         if is_of_life or scope.order is not None:  # the code asks in its recorded order
             scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
             return f"{of_request}x{nth}"
@@ -541,12 +541,12 @@ class Paths:
         results which are handed out in their recorded order.
         """
         if (requests := self._requests.get(scope.base.prefix)) is not None:
-            paths = self._earlier.changes_of(key)
+            paths = self._earlier.changed_paths(key)
             return not await self._comes(
                 requests.order, lambda: sum(not self._has_begun(path) for path in paths)
             )
         for _ in range(_BEGINNING_TURNS):
-            if all(map(self._has_begun, self._earlier.changes_of(key))):
+            if all(map(self._has_begun, self._earlier.changed_paths(key))):
                 return False
             await asyncio.sleep(0)
         return True
@@ -587,6 +587,6 @@ class Paths:
 
 
 def _named_in_order(scope: Scope, kind: str, request_hash: str) -> str:
-    of_request = hash_of([kind, request_hash])[:_NAME_CHARS]
+    of_request = hash_request([kind, request_hash])[:_NAME_CHARS]
     scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
     return f"b{of_request}x{nth}"

@@ -210,7 +210,7 @@ def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[App
     return payload, f"approval.{how}"
 
 
-def result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
+def answer_result(key: StepKey, answer: Mapping[str, Any]) -> Any:
     """The result of a step that a person does not let run again, else the reason; a model gets words."""
     result, tool = answer.get("result"), key.kind.removeprefix(TOOL)
     if result is not None:

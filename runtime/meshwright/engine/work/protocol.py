@@ -133,13 +133,13 @@ class TaskKey(NamedTuple):
         return ActorRef(ORCHESTRATOR, tenant_scoped(self.tenant_id, self.task_id))
 
     @classmethod
-    def of(cls, ref: ActorRef) -> TaskKey:
+    def from_ref(cls, ref: ActorRef) -> TaskKey:
         """Read `ref` back."""
         tenant, separator, task_id = ref.id.rpartition(":")
         return cls(tenant if separator else DEFAULT_TENANT, task_id)
 
 
-def tenant_of(thread: ActorRef) -> str:
+def thread_tenant(thread: ActorRef) -> str:
     """The tenant of a thread, whose id is `{tenant}:{thread}`."""
     return thread.id.partition(":")[0]
 
@@ -255,7 +255,7 @@ class Work(Grant, kw_only=True):
     must_ask: bool = False
 
     @classmethod
-    def of(cls, grant: Grant, dispatch: Dispatch, **fields: Any) -> Work:
+    def from_grant(cls, grant: Grant, dispatch: Dispatch, **fields: Any) -> Work:
         """The work of a grant, once its task has been read; `fields` are the others."""
         return cls(**asdict(grant), dispatch=dispatch, **fields)
 

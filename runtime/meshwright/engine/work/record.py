@@ -172,10 +172,10 @@ class _AttemptFields(Struct):
     must_ask: bool = False
 
 
-def journals_of(task_id: str, attempts: Sequence[Attempt | _AttemptFields], number: int) -> tuple[str, ...]:
+def journal_names(task_id: str, attempts: Sequence[Attempt | _AttemptFields], number: int) -> tuple[str, ...]:
     """The names of the steps of an attempt, and before it of those whose journals it goes on with."""
     attempt = attempts[number - 1]
-    before = () if attempt.continues is None else journals_of(task_id, attempts, attempt.continues)
+    before = () if attempt.continues is None else journal_names(task_id, attempts, attempt.continues)
     return *before, steps_stream(task_id, attempt.generation, number)
 
 
@@ -202,9 +202,11 @@ class DispatchedTask(Struct):
             return None
         task_id, number = grant.task_id, grant.attempt
         if number == 1:
-            return Work.of(grant, dispatch, first_steps=steps_stream(task_id, grant.generation, number))
-        continued = journals_of(task_id, self.attempts, number)[:-1]
-        return Work.of(
+            return Work.from_grant(
+                grant, dispatch, first_steps=steps_stream(task_id, grant.generation, number)
+            )
+        continued = journal_names(task_id, self.attempts, number)[:-1]
+        return Work.from_grant(
             grant,
             dispatch,
             continued=continued,
@@ -240,7 +242,7 @@ class DispatchedTask(Struct):
         for before in reversed(self.attempts[: number - 1]):
             if not _is_replaced(before, attempt):
                 break
-            replaced = [*journals_of(task_id, self.attempts, before.attempt), *replaced]
+            replaced = [*journal_names(task_id, self.attempts, before.attempt), *replaced]
         return tuple(dict.fromkeys(replaced))
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import asdict, replace
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
 from meshwright.core.errors import HostError, TooLarge
-from meshwright.core.events import Event, trace_id_of
+from meshwright.core.events import Event, parse_trace_id
 from meshwright.core.payloads import StepPayload
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
@@ -30,7 +30,7 @@ class ProgressEvent(NamedTuple):
     id: str | None = None
 
     @classmethod
-    def of(cls, payload: StepPayload, id: str | None = None) -> ProgressEvent:
+    def from_payload(cls, payload: StepPayload, id: str | None = None) -> ProgressEvent:
         """The event of a payload that has one type."""
         return cls(payload.event_type, payload, id)
 
@@ -53,7 +53,7 @@ class ClaimRecords:
         self._runtime = runtime
         self._ref, self._name = ref, str(ref)
         self._work, self._stream = work, work.stream
-        self._trace_id = trace_id_of(work.task.traceparent)
+        self._trace_id = parse_trace_id(work.task.traceparent)
         self._last = last
         self._on_step = on_step
         self._queued: Awaitable[None] | None = None

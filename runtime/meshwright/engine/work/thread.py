@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from meshwright.core import topics
 from meshwright.core.errors import Overloaded
-from meshwright.core.events import trace_id_of
+from meshwright.core.events import parse_trace_id
 from meshwright.core.messages import Fault, Outcome
 from meshwright.core.task_events import (
     AttemptEnded,
@@ -28,7 +28,7 @@ from meshwright.core.task_events import (
 )
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.work.conversation import conversation_of
+from meshwright.engine.work.conversation import conversation_ref
 from meshwright.engine.work.entry import (
     MAX_STALLED_CLAIMS,
     PROCESS_ENDED,
@@ -57,7 +57,7 @@ from meshwright.engine.work.protocol import (
     Waiting,
     answers_stream,
     claim_stream,
-    tenant_of,
+    thread_tenant,
 )
 from meshwright.engine.work.slots import Review, Watch, Withdraw
 
@@ -70,7 +70,7 @@ class AgentThread(Actor[ThreadState]):
 
     def __init__(self, ref: ActorRef, max_tasks: int = MAX_TASKS) -> None:
         super().__init__(ref)
-        self._tenant = tenant_of(ref)
+        self._tenant = thread_tenant(ref)
         self._max_tasks = max_tasks
 
     @property
@@ -81,7 +81,7 @@ class AgentThread(Actor[ThreadState]):
     @turn
     def enqueue(self, turn: Turn, dispatch: Enqueue) -> None:
         """Take a task from the agent's topic. A repeat is driven on, or its task gets the outcome."""
-        self._take(turn, Entry.of(dispatch, turn.now))
+        self._take(turn, Entry.from_dispatch(dispatch, turn.now))
 
     @turn
     def enqueue_again(self, turn: Turn, dispatch: Enqueue) -> None:
@@ -90,7 +90,7 @@ class AgentThread(Actor[ThreadState]):
         An attempt that is not known here may have ended so long ago that it is forgotten. Its steps
         are in its journal.
         """
-        self._take(turn, Entry.of(dispatch, turn.now, redriven=True))
+        self._take(turn, Entry.from_dispatch(dispatch, turn.now, redriven=True))
 
     @turn
     def claim(self, turn: Turn, claim: Claim) -> Grant | None:
@@ -322,7 +322,7 @@ class AgentThread(Actor[ThreadState]):
 
     def _begin(self, turn: Turn, entry: Entry) -> bool:
         """Grant a new task to this worker in the turn that queues it, if the worker has a free slot."""
-        if entry is not self.state.next_entry() or trace_id_of(entry.traceparent) != turn.trace_id:
+        if entry is not self.state.next_entry() or parse_trace_id(entry.traceparent) != turn.trace_id:
             return False  # its start is an event of its own trace
         reservation = turn.reserve(entry.offer(self.ref))
         if reservation is None:
@@ -349,7 +349,7 @@ class AgentThread(Actor[ThreadState]):
         for wait in new:
             entry.add_wait(wait)
             if wait.child_task_id is not None:
-                accept = Accept.of(children[wait.child_task_id], request_hash=wait.step.hash)
+                accept = Accept.wrap(children[wait.child_task_id], request_hash=wait.step.hash)
                 turn.send(self._task(wait.child_task_id), "accept", accept)
             self._record(turn, entry, wait.event(once=waiting.once, running=entry.status == "running"))
             if (approval := approval_requested(wait)) is not None:
@@ -426,7 +426,7 @@ class AgentThread(Actor[ThreadState]):
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
         if entry.claims and not outcome.success and self.ref.id != f"{self._tenant}:{entry.task_id}":
-            turn.send(conversation_of(self.ref), "forget", entry.task_id)  # it may stand there as open
+            turn.send(conversation_ref(self.ref), "forget", entry.task_id)  # it may stand there as open
         if entry.has_news or entry.has_children:  # what they cost, no run has read
             outcome = outcome.model_copy(update={"cost_usd": None})
         if entry.waits:

@@ -214,9 +214,9 @@ class Waits:
     def question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
         """A wait for a person, whose answer has that shape."""
         schema = answer.model_json_schema()
-        return self.wait_of(key, reason=reason, subject=subject, answer_schema=schema)
+        return self.make_wait(key, reason=reason, subject=subject, answer_schema=schema)
 
-    def wait_of(self, key: StepKey, **fields: Any) -> Wait:
+    def make_wait(self, key: StepKey, **fields: Any) -> Wait:
         """The wait of a step, with the other fields of it."""
         return Wait(wait_id=self.wait_id(key), step=key, since=self._runtime.clock.now(), **fields)
 

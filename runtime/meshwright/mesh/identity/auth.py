@@ -234,7 +234,7 @@ class Authenticators:
         return Caller(roles=ALL_ROLES)
 
 
-def bearer_of(authorization: str) -> str:
+def parse_bearer(authorization: str) -> str:
     """Returns the token of `Bearer TOKEN`; empty for anything else."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""

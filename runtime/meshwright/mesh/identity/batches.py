@@ -17,7 +17,7 @@ from meshwright.core.operations import Rule, has_role, operation
 from meshwright.engine.events.tasks import DeadLetterPage, TaskSummary
 from meshwright.engine.work.protocol import Begin
 from meshwright.engine.work.record import unknown_task
-from meshwright.mesh.identity.export import export_of
+from meshwright.mesh.identity.export import export_task
 from meshwright.mesh.identity.filters import TaskPageQuery, TaskQuery, read_filter, require_known
 from meshwright.mesh.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
 from meshwright.mesh.identity.rules import (
@@ -92,7 +92,9 @@ class Batches(Operations):
 
         Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
         """
-        page = await self._tasks_of(**{**fields, "dead": fields.get("dead") or fields.get("status") is None})
+        page = await self._list_tasks(
+            **{**fields, "dead": fields.get("dead") or fields.get("status") is None}
+        )
         how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         items = [await self._retry_one(task, how) for task in page.items]
         return RetryPage(items=tuple(items), cursor=page.cursor)
@@ -105,7 +107,7 @@ class Batches(Operations):
                 task_id=task.task_id,
                 begin="journal",
                 generation=task.generation,
-                refused=fault_of(error),
+                refused=error_fault(error),
                 is_dry=how["dry_run"],
             )
 
@@ -123,7 +125,7 @@ class Batches(Operations):
 
         One that ended meanwhile is listed with that reason. The `cursor` asks for the next page.
         """
-        page = await self._tasks_of(open=True, **fields)
+        page = await self._list_tasks(open=True, **fields)
         items = [await self._cancel_one(task, dry_run=dry_run) for task in page.items]
         return CancelPage(items=tuple(items), cursor=page.cursor)
 
@@ -136,7 +138,7 @@ class Batches(Operations):
         try:
             view = await self.cancel(task.task_id)
         except MeshError as error:
-            return replace(cancelled, refused=fault_of(error))
+            return replace(cancelled, refused=error_fault(error))
         if view.status in ENDED and view.status != "cancelled":  # meanwhile
             fault = Fault(type=Conflict.__name__, message=f"It had already ended: {view.status}")
             return replace(cancelled, status=view.status, refused=fault)
@@ -165,11 +167,11 @@ class Batches(Operations):
 
     @operation(EXPORT_TASK)
     async def export(self, task_id: str, *, contents: bool = True) -> Document:
-        """A task with its steps and its tree as plain data, with secrets redacted; see `export_of`."""
+        """A task with its steps and its tree as plain data, with secrets redacted; see `export_task`."""
         await self._check_task(EXPORT_TASK, task_id)
         view, tree = await self.see(task_id), await self.tree(task_id)
         transcripts = await self.transcripts(task_id, contents=contents)
-        return await asyncio.to_thread(export_of, view, transcripts, tree, contents=contents)
+        return await asyncio.to_thread(export_task, view, transcripts, tree, contents=contents)
 
     @operation(
         SEE_TASK,
@@ -224,6 +226,6 @@ class Batches(Operations):
         return plan if has_role(self.caller, Role.CONTENTS) else without_step_names(plan)
 
 
-def fault_of(error: MeshError) -> Fault:
+def error_fault(error: MeshError) -> Fault:
     """An error as the reason why one of many was refused."""
     return Fault(type=error.code, message=str(error))

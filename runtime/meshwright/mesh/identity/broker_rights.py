@@ -36,17 +36,17 @@ def broker_acl(settings: Settings, edge: str) -> list[str]:
     The lines before the first user are for clients that do not log in.
     """
     mqtt = settings[MqttSettings]
-    lines = [*_of_anybody(settings)] if lets_anybody_in(settings) else []
+    lines = [*_shared_rules(settings)] if lets_anybody_in(settings) else []
     lines += [f"user {edge}", f"topic readwrite {mqtt.prefix}/#", f"topic write {mqtt.reply_prefix}/#"]
     for client in mqtt.clients:
-        lines += _of_client(mqtt.prefix, client)
+        lines += _client_rules(mqtt.prefix, client)
     for name, publisher in settings[DaprSettings].publishers.items():
         lines += [f"user {name}", f"topic write {publisher.topic}"]
         lines += [f"topic read {topic}" for topic in (publisher.receipts, publisher.results)]
     return lines
 
 
-def _of_anybody(settings: Settings) -> Iterator[str]:
+def _shared_rules(settings: Settings) -> Iterator[str]:
     prefix = settings[MqttSettings].prefix
     yield f"topic read {prefix}/#"
     for verb in _VERBS:
@@ -54,7 +54,7 @@ def _of_anybody(settings: Settings) -> Iterator[str]:
     yield f"topic read {settings[MqttSettings].reply_prefix}/{_ANONYMOUS}/#"
 
 
-def _of_client(prefix: str, client: Any) -> Iterator[str]:
+def _client_rules(prefix: str, client: Any) -> Iterator[str]:
     roles, tenant = granted(frozenset(client.roles)), f"{prefix}/{client.tenant}"
     own = f"{tenant}/clients/{client.user}"
     yield f"user {client.user}"

@@ -61,7 +61,7 @@ class EventOperations(Acting):
     async def task_events(self, task_id: str, filter: EventFilter) -> Page:
         """A page of a task's events."""
         view = await self.task_seen(FOLLOW_TASK, task_id)
-        before = (await self.mesh.log.of_task(task_id, self.caller.tenant_id)).after_seq or 0
+        before = (await self.mesh.log.task_filter(task_id, self.caller.tenant_id)).after_seq or 0
         filter = filter.model_copy(update={"after_seq": max(before, filter.after_seq or 0)})
         return await self._page(self._own(filter, task_id), is_whole=sees_contents(view, self.caller))
 
@@ -74,7 +74,7 @@ class EventOperations(Acting):
         view = await self.task_seen(FOLLOW_TASK, task_id)
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return None
-        filter = await self.mesh.log.of_task(task_id, self.caller.tenant_id, after_seq=after_seq)
+        filter = await self.mesh.log.task_filter(task_id, self.caller.tenant_id, after_seq=after_seq)
         feed = self._feed(filter, is_whole=sees_contents(view, self.caller))
         return feed._replace(generation=view.generation)
 
@@ -84,11 +84,11 @@ class EventOperations(Acting):
 
         Raises NotFound where there are none, and agent or a field of their tasks has a value that never was.
         """
-        filter = self._own(self._of_task(filter))
+        filter = self._own(self._allowed_filter(filter))
         page = await self._page(filter, is_whole=await self._reads_events())
         if not page.events:
             of_task = {} if filter.of_task is None else filter.of_task.model_dump(exclude_none=True)
-            if filter.agent_id is not None and not await self._has_events_of(filter.agent_id):
+            if filter.agent_id is not None and not await self._has_events(filter.agent_id):
                 of_task["agent_id"] = filter.agent_id
             await require_known(self.mesh, of_task, self.caller.tenant_id)
         return page
@@ -96,7 +96,7 @@ class EventOperations(Acting):
     @operation(Rule("follows events", VIEWER))
     async def tail(self, filter: EventFilter) -> EventFeed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
-        filter, newest = self._own(self._of_task(filter)), await self.mesh.log.last_seq()
+        filter, newest = self._own(self._allowed_filter(filter)), await self.mesh.log.last_seq()
         is_whole, position = (
             await self._reads_events(),
             newest if filter.after_seq is None else filter.after_seq,
@@ -149,7 +149,7 @@ class EventOperations(Acting):
             await self.mesh.get(Audit).record_read(self.caller, "events")
         return is_whole
 
-    def _of_task(self, filter: EventFilter) -> EventFilter:
+    def _allowed_filter(self, filter: EventFilter) -> EventFilter:
         """The filter of events. Raises Forbidden for texts of tasks that the caller may not read."""
         if filter.of_task is not None:
             read_filter(self.mesh, self.caller, filter.of_task.model_dump(exclude_none=True))
@@ -160,12 +160,12 @@ class EventOperations(Acting):
         of_task = {} if task_id is None else {"task_id": task_id}
         return filter.model_copy(update={"tenant_id": self.caller.tenant_id, **of_task})
 
-    async def _has_events_of(self, agent_id: str) -> bool:
+    async def _has_events(self, agent_id: str) -> bool:
         return bool(await self.mesh.log.query(self._own(EventFilter(agent_id=agent_id, limit=1))))
 
     async def _page(self, filter: EventFilter, *, is_whole: bool) -> Page:
         page = await self.mesh.log.page(filter)
-        return page if is_whole else page._replace(events=self._facts_of(page.events))
+        return page if is_whole else page._replace(events=self._visible_facts(page.events))
 
     def _feed(self, filter: EventFilter, *, is_whole: bool) -> EventFeed:
         batches = self.mesh.log.follow(filter, live=True)
@@ -174,8 +174,8 @@ class EventOperations(Acting):
     async def _without_contents(self, batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
         async with aclosing(batches):
             async for batch in batches:
-                yield self._facts_of(batch)
+                yield self._visible_facts(batch)
 
-    def _facts_of(self, events: list[Event]) -> list[Event]:
+    def _visible_facts(self, events: list[Event]) -> list[Event]:
         visible = (event_facts(event, self.mesh.events) for event in events)
         return [facts for facts in visible if facts is not None]

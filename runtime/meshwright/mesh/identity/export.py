@@ -38,7 +38,7 @@ summary {{ cursor: pointer; padding: 3px 0 }}
 """
 
 
-def export_of(
+def export_task(
     view: TaskView, transcripts: Sequence[Transcript], tree: TaskTree, *, contents: bool
 ) -> Document:
     """A task with its steps, up to 5,000, and all that it delegated, as plain data with secrets redacted.
@@ -55,7 +55,7 @@ def export_of(
     )
 
 
-def page_of(export: Document) -> str:
+def render_page(export: Document) -> str:
     """The same as a page of HTML, which loads and runs nothing."""
     task, tree = export["task"], export["tree"]
     outcome = task["outcome"] or {}

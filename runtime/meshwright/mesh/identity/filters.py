@@ -19,7 +19,7 @@ from meshwright.engine.events.filter import LACKS
 from meshwright.engine.events.task_lists import known_values
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.registry import Registry
-from meshwright.money.costs import since_of
+from meshwright.money.costs import parse_since
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
 Cursor = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
@@ -28,7 +28,7 @@ InboxCursor = Annotated[str, Field(pattern=r"^([a-z]{1,20}:)?[0-9]{1,18}$")]
 
 def _read_time(value: Any) -> Any:
     try:
-        return since_of(value, datetime.now(UTC)) if isinstance(value, str) else value
+        return parse_since(value, datetime.now(UTC)) if isinstance(value, str) else value
     except InvalidInput as error:
         raise ValueError(f"{error.message}; {error.remedy}") from None
 
@@ -111,7 +111,7 @@ def read_filter(mesh: Mesh, caller: Caller, fields: Mapping[str, Any]) -> dict[s
         require(caller, Role.CONTENTS, "searches in the texts of tasks")
     now = mesh.runtime.clock.now()
     times = {
-        name: since_of(fields[name], now, field=name)
+        name: parse_since(fields[name], now, field=name)
         for name in ("since", "until")
         if isinstance(fields.get(name), str)
     }

@@ -18,8 +18,8 @@ from meshwright.agents.run.files import referred_in
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.access import Role
 from meshwright.core.errors import Forbidden, HostError, MeshError, Unauthenticated
-from meshwright.core.events import trace_id_of
-from meshwright.core.files import File, task_file_of
+from meshwright.core.events import parse_trace_id
+from meshwright.core.files import File, parse_task_file
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS
 from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, TaskVariant
@@ -211,10 +211,10 @@ class Operations(Acting):
     )
     async def tasks(self, **fields: Any) -> TaskPage:
         """List tasks, the newest first, or those that changed last: the `cursor` asks for the next page."""
-        page = await self._tasks_of(**fields)
+        page = await self._list_tasks(**fields)
         return page if has_role(self.caller, Role.CONTENTS) else redacted(page)
 
-    async def _tasks_of(self, **fields: Any) -> TaskPage:
+    async def _list_tasks(self, **fields: Any) -> TaskPage:
         fields, tenant_id = read_filter(self.mesh, self.caller, fields), self.caller.tenant_id
         page = await self.mesh.log.tasks(tenant_id=tenant_id, **fields)
         if not page.items:
@@ -325,7 +325,7 @@ class Operations(Acting):
             tenant_id=caller.tenant_id,
             task_id=task_id,
             agent_id=record.attempts[-1].agent_id if record.attempts else task.agent_id,
-            trace_id=trace_id_of(task.traceparent),
+            trace_id=parse_trace_id(task.traceparent),
         )
         await self.mesh.runtime.emit([event])
         return TaskScore(name=name, value=value, comment=comment, task_id=task_id, by=caller.requested_by)
@@ -399,7 +399,7 @@ class Operations(Acting):
 
     async def _check_may_read(self, url: str) -> None:
         """Raises NotFound for a file of a task that the caller may not see."""
-        task_id, _ = task_file_of(url) or ("", 0)
+        task_id, _ = parse_task_file(url) or ("", 0)
         _, task = await read_task(self.mesh.runtime, task_id, self.caller.tenant_id)
         if not (is_own(self.caller, task.requested_by) or has_role(self.caller, Role.CONTENTS)):
             raise unknown_task(task_id)

@@ -23,7 +23,7 @@ from meshwright.core.operations import has_role as has_role
 from meshwright.core.operations import is_own as is_own
 from meshwright.core.operations import require as require
 from meshwright.core.operations import visible_tenant as visible_tenant
-from meshwright.core.payloads import Payload, facts_of, payload_of, redacted
+from meshwright.core.payloads import Payload, fact_fields, find_payload, redacted
 from meshwright.engine.work.people import is_decision
 from meshwright.engine.work.record import TaskView
 from meshwright.models.port import CallContext
@@ -100,9 +100,9 @@ def event_facts(event: Event, kinds: Mapping[str, type[Payload]]) -> Event | Non
     """
     if event.event_type == topics.MODEL_DELTA:
         return None
-    kind = payload_of(kinds, event.event_type)
+    kind = find_payload(kinds, event.event_type)
     fields: Mapping[str, Any] = {} if event.topic.startswith(topics.APPLICATION) else event.fields
-    names = _ALWAYS if kind is None else _ALWAYS | facts_of(kind)
+    names = _ALWAYS if kind is None else _ALWAYS | fact_fields(kind)
     facts = {name: value for name, value in fields.items() if name in names and _is_fact(value)}
     error = fields.get("error")
     if isinstance(error, dict) and isinstance(error.get("type"), str):

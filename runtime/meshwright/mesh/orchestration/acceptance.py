@@ -146,7 +146,7 @@ def _check_key(key: str) -> None:
         )
 
 
-def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = None) -> str:
+def hash_request(request: TaskRequest, caller: Caller, idempotency_key: str | None = None) -> str:
     """Returns the hash that tells a repeat from another request of a task id; "" where that was made up."""
     if request.task_id is None and idempotency_key is None:
         return ""

@@ -14,7 +14,7 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import changes_before, read_continued, read_origin
 from meshwright.engine.work.protocol import Begin, EndedAttempt, steps_stream
-from meshwright.engine.work.record import Attempt, TaskRecord, journals_of, thread_ref
+from meshwright.engine.work.record import Attempt, TaskRecord, journal_names, thread_ref
 from meshwright.mesh.orchestration.scoring import must_start_over
 
 ERASED_HASH = "erased"
@@ -119,7 +119,7 @@ def check_again(task_id: str, record: TaskRecord) -> Outcome:
     return outcome
 
 
-def begin_of(outcome: Outcome, begin: Begin | None, attempts: list[Attempt]) -> Begin:
+def choose_begin(outcome: Outcome, begin: Begin | None, attempts: list[Attempt]) -> Begin:
     """Returns where work begins: where it is asked to, else where its fault says, and its steps are."""
     if not attempts:
         return "start"
@@ -135,7 +135,7 @@ async def plan_again(
     """
     outcome, task = check_again(task_id, record), record.task
     assert task is not None
-    begin = begin_of(outcome, begin, record.attempts)
+    begin = choose_begin(outcome, begin, record.attempts)
     generation = task.generation + 1
     if begin == "start":
         return RetryResult(
@@ -148,7 +148,7 @@ async def plan_again(
         )
     ref, last = thread_ref(record, task), record.attempts[-1]
     assert ref is not None
-    finished, _ = await steps_kept(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
+    finished, _ = await steps_kept(runtime, ref, journal_names(task_id, record.attempts, last.attempt))
     return RetryResult(
         task_id=task_id,
         begin=begin,
@@ -211,7 +211,7 @@ async def plan_fork(
     )
 
 
-def fork_of(task: Task, plan: ForkResult, caller: Caller, now: datetime, deadline: float | None) -> Task:
+def make_fork(task: Task, plan: ForkResult, caller: Caller, now: datetime, deadline: float | None) -> Task:
     """A new task of a caller that does what another did, from a step on, in a thread of its own."""
     task_id = new_id()
     span = task.deadline_at - task.created_at if deadline is None else timedelta(seconds=deadline)

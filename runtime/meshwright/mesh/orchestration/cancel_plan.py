@@ -36,7 +36,9 @@ class CancelPlan(Struct):
         exact(self, "cost_usd", self.cost_usd)
 
 
-def plan_of(task_id: str, status: TaskStatus, steps: Sequence[LastStep], tree: TaskTree | None) -> CancelPlan:
+def make_plan(
+    task_id: str, status: TaskStatus, steps: Sequence[LastStep], tree: TaskTree | None
+) -> CancelPlan:
     """The plan of a task with the steps that it has made and the tasks below it."""
     nodes = () if tree is None else tree.items
     changes = [step.summary for step in steps if step.has_effect and not step.summary.is_copied]

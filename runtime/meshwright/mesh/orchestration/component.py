@@ -16,7 +16,7 @@ from meshwright.engine.work.conversation import CONVERSATION, Conversation
 from meshwright.mesh.components import Actors, Component
 from meshwright.mesh.mesh import FRONT, ORCHESTRATION, Mesh
 from meshwright.mesh.orchestration.acceptance import Admission
-from meshwright.mesh.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.mesh.orchestration.orchestrator import Orchestrator, route_to_task
 from meshwright.mesh.orchestration.presence import Presence
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.mesh.orchestration.scoring import OutcomeProjection
@@ -96,11 +96,11 @@ class OrchestrationComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """One actor for each task, and one for the conversation of each thread."""
         mesh, attempts = self.mesh, self.config.max_attempts
-        kind = ActorKind.of(Orchestrator, registry=self._registry, max_attempts=attempts)
+        kind = ActorKind.from_class(Orchestrator, registry=self._registry, max_attempts=attempts)
         if mesh.tracing.enabled and mesh.role.runs(ORCHESTRATION):
             mesh.runtime.take_signals(kind.type, TaskSpans(mesh.tracing).end)
-        results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
+        results = Subscription(topics.TASK_RESULTS, route_to_task, "settle", sealed=True)
         return [
             Actors(kind, ORCHESTRATION, (results,)),
-            Actors(ActorKind.of(Conversation, type=CONVERSATION), ORCHESTRATION),
+            Actors(ActorKind.from_class(Conversation, type=CONVERSATION), ORCHESTRATION),
         ]

@@ -31,9 +31,9 @@ from meshwright.engine.work.protocol import (
     TaskKey,
 )
 from meshwright.engine.work.record import NO_TASK, Attempt, TaskRecord
-from meshwright.mesh.orchestration.again import ERASED_HASH, begin_of, check_again
+from meshwright.mesh.orchestration.again import ERASED_HASH, check_again, choose_begin
 from meshwright.mesh.orchestration.registry import Registry
-from meshwright.mesh.orchestration.scoring import class_of, may_retry, rules_out
+from meshwright.mesh.orchestration.scoring import classify_fault, may_retry, rules_out
 from meshwright.mesh.orchestration.task_spans import TaskEnding
 
 _MAX_WITHDRAWN = 8
@@ -45,7 +45,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     def __init__(self, ref: ActorRef, registry: Registry, max_attempts: int = 3) -> None:
         super().__init__(ref)
-        self._task_id = TaskKey.of(ref).task_id
+        self._task_id = TaskKey.from_ref(ref).task_id
         self._registry = registry
         self._max_attempts = max_attempts
 
@@ -126,7 +126,7 @@ class Orchestrator(Actor[TaskRecord]):
         if outcome.success or outcome.status == "cancelled" or self.state.cancelling:
             self._end(turn, outcome)
             return
-        fault = class_of(outcome)
+        fault = classify_fault(outcome)
         self._publish(turn, AttemptFailed(attempt=attempt.attempt, error=outcome.error, fault=fault))
         card = self._next_choice(turn) if may_retry(outcome) else None
         if card is not None:
@@ -221,7 +221,7 @@ class Orchestrator(Actor[TaskRecord]):
             self._follow(turn, self.task.after)
         if attempt is None or not self.has_pending_work:
             return
-        turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
+        turn.send(self._thread(attempt), "enqueue_again", self._make_dispatch(attempt))
         if self.state.cancelling:
             self._cancel(turn, attempt)
 
@@ -239,7 +239,7 @@ class Orchestrator(Actor[TaskRecord]):
             self._answer(turn, accept.task.parent, refused)
             return self._receipt()
         if accept.task.parent is None and accept.task.requested_by != self.task.requested_by:
-            raise _of_another_caller(accept.task)
+            raise _foreign_conflict(accept.task)
         if not is_same:
             raise IdempotencyConflict(
                 f"task {self._task_id} was accepted with another body",
@@ -275,7 +275,7 @@ class Orchestrator(Actor[TaskRecord]):
         """Begin the next generation, behind the finished steps or at the start."""
         state = self.state
         outcome = check_again(self._task_id, state)
-        begin = begin_of(outcome, retry.begin, state.attempts)
+        begin = choose_begin(outcome, retry.begin, state.attempts)
         continues = state.attempts[-1] if begin == "journal" else None
         agent_id = self.task.agent_id if continues is None else continues.agent_id
         card = self._variant(self.task, self._choose(agent_id))
@@ -331,13 +331,13 @@ class Orchestrator(Actor[TaskRecord]):
         turn.publish(
             topics.tasks(card.agent_id),
             TaskDispatched.event_type,
-            self._dispatch_of(attempt),
+            self._make_dispatch(attempt),
             task_id=self._task_id,
             agent_id=card.agent_id,
             tenant_id=task.tenant_id,
         )
 
-    def _dispatch_of(self, attempt: Attempt) -> Dispatch:
+    def _make_dispatch(self, attempt: Attempt) -> Dispatch:
         return Dispatch(
             task_json=self.state.task_json,
             attempt=attempt.attempt,
@@ -438,7 +438,7 @@ class Orchestrator(Actor[TaskRecord]):
         turn.send(TaskKey(self.task.tenant_id, task_id).ref, "follow", Follow(task_id=self._task_id))
 
     def _begin(self, turn: Turn, task_id: str) -> None:
-        turn.send(TaskKey(TaskKey.of(self.ref).tenant_id, task_id).ref, "begin")
+        turn.send(TaskKey(TaskKey.from_ref(self.ref).tenant_id, task_id).ref, "begin")
 
     def _pause_parent(self, turn: Turn, *, on: bool) -> None:
         parent = self.task.parent
@@ -493,12 +493,12 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
 
-def task_of(event: Event) -> ActorRef | None:
+def route_to_task(event: Event) -> ActorRef | None:
     """Route the end of an attempt to its task."""
     return TaskKey(event.tenant_id, event.task_id).ref if event.task_id else None
 
 
-def _of_another_caller(task: Task) -> IdempotencyConflict:
+def _foreign_conflict(task: Task) -> IdempotencyConflict:
     """The error for an id or a key of another caller's task, whose id it does not tell."""
     if task.idempotency_key is None:
         name, field = f"task_id {task.task_id!r}", "task_id"

@@ -195,16 +195,16 @@ class Presence:
             try:
                 self._registry.heartbeat(event.agent_id, event.time)
                 if event.payload:
-                    self._registry.renew(_registration_of(event.payload))
+                    self._registry.renew(_read_registration(event.payload))
             except NotFound:  # it was there before this process
                 if event.payload:
                     self._register(event.payload)
 
     def _register(self, payload: Any) -> None:
-        registration = _registration_of(payload)
+        registration = _read_registration(payload)
         if registration.agent_id not in {own.agent_id for own in self.registrations}:
             self._registry.register(registration)
 
 
-def _registration_of(payload: Any) -> Registration:
+def _read_registration(payload: Any) -> Registration:
     return payload if isinstance(payload, Registration) else Registration.model_validate(payload)

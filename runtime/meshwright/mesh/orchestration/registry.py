@@ -162,7 +162,7 @@ class Registry:
         Raises NotFound for an agent id that is not known, NoAgentAvailable with the reason otherwise.
         """
         if agent_id is not None:
-            capability = self._capability_of(agent_id, capability or None)
+            capability = self._find_capability(agent_id, capability or None)
         if not capability:
             raise InvalidInput(
                 "neither a capability nor an agent was named", remedy="name one of them", field="capability"
@@ -258,7 +258,7 @@ class Registry:
         healthy = member.problem is None and name not in member.registration.unmet
         return score_card(agent_id, capability, healthy=healthy, history=history)
 
-    def _capability_of(self, agent_id: str, name: str | None) -> str:
+    def _find_capability(self, agent_id: str, name: str | None) -> str:
         member = self._member(agent_id)
         if not _takes_tasks(member):
             raise NotFound(

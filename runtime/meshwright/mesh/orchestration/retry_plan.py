@@ -85,7 +85,7 @@ def last_steps(record: TaskRecord, transcripts: Sequence[Transcript]) -> list[La
     return list(by_path.values())
 
 
-def way_of(
+def retry_way(
     begin: Begin,
     steps: Iterable[LastStep],
     kept_paths: set[str],
@@ -160,7 +160,7 @@ def _steps(count: int, noun: str) -> str:
 
 def counted_names(steps: Iterable[StepSummary], skipped: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The names of steps, each once with how often it is there."""
-    counts = Counter(_name_of(step) for step in steps if step.kind not in skipped)
+    counts = Counter(_step_name(step) for step in steps if step.kind not in skipped)
     return tuple(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
 
 
@@ -169,7 +169,7 @@ def _may_change(step: StepSummary) -> bool:
     return step.status != "waiting" and step.kind not in _WITHOUT_EFFECT and not is_note
 
 
-def _name_of(step: StepSummary) -> str:
+def _step_name(step: StepSummary) -> str:
     return step.kind if step.kind == "model" else f"{step.kind} {step.name}".strip()
 
 

@@ -22,7 +22,7 @@ from meshwright.core.capability import Capability
 from meshwright.core.encoding import Struct
 from meshwright.core.events import Event
 from meshwright.core.messages import Fault, Outcome, ScoreCard
-from meshwright.engine.events.tasks import outcome_of
+from meshwright.engine.events.tasks import read_outcome
 from meshwright.engine.sql.database import Session
 
 FaultClass = Literal["agent", "caller", "provider", "mesh"]
@@ -74,24 +74,24 @@ class AttemptEnd(Struct, kw_only=True):
     error: Fault | None = None
 
 
-def class_of(outcome: Outcome | AttemptEnd) -> FaultClass:
+def classify_fault(outcome: Outcome | AttemptEnd) -> FaultClass:
     """Returns who is at fault for the failed end of an attempt."""
-    return _rule_of(outcome).fault_class
+    return _fault_rule(outcome).fault_class
 
 
 def counts(outcome: Outcome | AttemptEnd) -> bool:
     """Whether the end of an attempt says something about its agent."""
-    return outcome.success or (outcome.status != "cancelled" and class_of(outcome) == "agent")
+    return outcome.success or (outcome.status != "cancelled" and classify_fault(outcome) == "agent")
 
 
 def may_retry(outcome: Outcome) -> bool:
     """Whether another attempt may succeed where this one failed."""
-    return _rule_of(outcome).retry != "none"
+    return _fault_rule(outcome).retry != "none"
 
 
 def must_start_over(outcome: Outcome) -> bool:
     """Whether what its journal has would fail again: its agent was at fault, or could not follow it."""
-    rule = _rule_of(outcome)
+    rule = _fault_rule(outcome)
     return rule.fault_class == "agent" or rule.retry == "any agent" or rule.starts_over
 
 
@@ -100,7 +100,7 @@ def rules_out(error: Fault | None) -> bool:
     return error is None or _RULES.get(error.type, _AGENTS).retry != "any agent"
 
 
-def _rule_of(outcome: Outcome | AttemptEnd) -> _Rule:
+def _fault_rule(outcome: Outcome | AttemptEnd) -> _Rule:
     if outcome.error is None:
         return _AGENTS
     return _RULES.get(outcome.error.type, _AGENTS)
@@ -178,7 +178,7 @@ class OutcomeProjection:
         """Count the ends of attempts that say something about their agents."""
         recent: dict[tuple[str, str], tuple[int, str]] = {}
         for event in events:
-            outcome = outcome_of(event)
+            outcome = read_outcome(event)
             if outcome is None or not counts(outcome) or not outcome.capability:
                 continue
             key = outcome.agent_id, outcome.capability

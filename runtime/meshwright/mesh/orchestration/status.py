@@ -27,9 +27,9 @@ from meshwright.engine.events.status import (
     MeshStatus,
     MissingAgent,
     NoticedLoss,
+    mesh_status,
     missing_agents,
     open_agents,
-    status_of,
 )
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.timers import Duty
@@ -87,7 +87,7 @@ class MissingAgents:
         """Whether no process of the mesh has an agent now, as far as this one knows."""
         return agent_id not in self._loaded and not self._registry.has_worker(agent_id)
 
-    async def of_tenant(self, tenant_id: str | None) -> tuple[MissingAgent, ...]:
+    async def for_tenant(self, tenant_id: str | None) -> tuple[MissingAgent, ...]:
         """The missing agents with open tasks of a tenant; None: of all tenants."""
         return tuple((await self._now(tenant_id)).values())
 
@@ -105,11 +105,11 @@ class MissingAgents:
                 remedy=f"Start a mesh with the file of {thread.type}, then try again; nothing was changed",
                 field="agent_id",
             )
-        runtime.register_remote(ActorKind.of(AgentThread, type=thread.type))
+        runtime.register_remote(ActorKind.from_class(AgentThread, type=thread.type))
 
     async def held_cancels(self, task_id: str, tenant_id: str) -> list[Cancel]:
         """The cancels that threads of missing agents pass on only once they are back, below a task."""
-        if not await self.of_tenant(tenant_id):
+        if not await self.for_tenant(tenant_id):
             return []
         cancels, below = list[Cancel](), [task_id]
         while below:
@@ -196,8 +196,8 @@ class StatusReader:
 
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:
         """How a tenant's open tasks are doing; None: of all tenants, with the deployments of models."""
-        status = await self._log.view(status_of, tenant_id)
-        missing = await self._mesh.get(MissingAgents).of_tenant(tenant_id)
+        status = await self._log.view(mesh_status, tenant_id)
+        missing = await self._mesh.get(MissingAgents).for_tenant(tenant_id)
         uses = tuple(await self._tenants.uses(tenant_id, self._admission.open_of_tenants))
         status = status.model_copy(update={"tenants": uses, "state": self._mesh.state, "missing": missing})
         if tenant_id is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from meshwright.agents.run.question import request_of
+from meshwright.agents.run.question import render_request
 from meshwright.core.errors import AgentError, MeshError, is_own_fault
 from meshwright.core.messages import Fault, Outcome, Task
 from meshwright.core.redaction import foreign_words
@@ -51,7 +51,7 @@ class TaskSpans:
         if outcome.error is not None:
             self._fail(span, outcome.error)
         if self._tracing.content:
-            messages = {GenAI.INPUT_MESSAGES: text_messages("user", request_of(task.payload))}
+            messages = {GenAI.INPUT_MESSAGES: text_messages("user", render_request(task.payload))}
             if outcome.success:
                 messages[GenAI.OUTPUT_MESSAGES] = text_messages("assistant", outcome.answer)
             span["attributes"].update(messages)

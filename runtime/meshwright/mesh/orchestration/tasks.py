@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from meshwright.agents.agent import AgentTypes
 from meshwright.agents.run.files import read_file
-from meshwright.agents.run.limits import limits_of, step_timeout
+from meshwright.agents.run.limits import step_timeout, task_limits
 from meshwright.agents.run.transcript import Transcript, transcripts
 from meshwright.agents.settings import AgentsSettings
 from meshwright.core import topics
@@ -48,7 +48,7 @@ from meshwright.engine.work.record import (
     RUN_TITLE,
     TaskRecord,
     TaskView,
-    journals_of,
+    journal_names,
     read_entry,
     read_task,
     thread_ref,
@@ -61,22 +61,22 @@ from meshwright.mesh.orchestration.acceptance import (
     OutcomeWaiters,
     PayloadLimits,
     check_repository,
-    hash_of,
+    hash_request,
     make_task,
 )
 from meshwright.mesh.orchestration.again import (
     ForkResult,
     RetryResult,
     asks_to_start_over,
-    begin_of,
     check_again,
-    fork_of,
+    choose_begin,
+    make_fork,
     plan_again,
     plan_fork,
     steps_kept,
 )
-from meshwright.mesh.orchestration.cancel_plan import CancelPlan, plan_of
-from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, way_of
+from meshwright.mesh.orchestration.cancel_plan import CancelPlan, make_plan
+from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, retry_way
 from meshwright.mesh.orchestration.status import MissingAgents
 from meshwright.mesh.orchestration.task_spans import TaskSpans
 from meshwright.money.keys import Keys, keys_required
@@ -152,7 +152,7 @@ class Tasks:
         if variants is None and self.choosers:
             variants = tuple(variant for choose in self.choosers for variant in choose(task))
         has_deadline = request.deadline is not None
-        hashed_request = hash_of(request, caller, key)
+        hashed_request = hash_request(request, caller, key)
         accept = partial(self._accept, task, variants or (), hashed_request, has_deadline, traceparent)
         return await self._admission.admit(task, accept)
 
@@ -166,7 +166,7 @@ class Tasks:
     ) -> Receipt:
         traceparent, above = self._tracing.reserve(traceparent)
         traced = replace(task, traceparent=traceparent, span_above=above, variants=variants)
-        accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
+        accept = Accept.wrap(traced, request_hash=request_hash, has_deadline=has_deadline)
         ref = TaskKey(task.tenant_id, task.task_id).ref
         try:
             return await self._runtime.call(ref, "accept", accept, traceparent=traceparent)
@@ -182,7 +182,7 @@ class Tasks:
         agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
         usual = self._settings[AgentsSettings]
-        limits = limits_of(usual.limits, agent, task.limits)
+        limits = task_limits(usual.limits, agent, task.limits)
         outcome, kinds = record.outcome, (RUN_STATE, RUN_TITLE)
         if outcome is None or outcome.cost_usd is not None:
             changes = await self._log.newest_of_task(task_id, tenant_id, kinds)
@@ -236,7 +236,7 @@ class Tasks:
             raise Conflict(f"Task {task_id} has already ended: {record.status}", remedy="It stays so")
         steps = last_steps(record, await self.transcripts(task_id, tenant_id))
         tree = await self._log.view(task_tree, tenant_id, task_id)
-        return plan_of(task_id, record.status, steps, tree)
+        return make_plan(task_id, record.status, steps, tree)
 
     async def retry(
         self,
@@ -278,17 +278,17 @@ class Tasks:
         """
         record, task = await read_task(self._runtime, task_id, tenant_id)
         outcome = check_again(task_id, record)
-        usual = begin_of(outcome, None, record.attempts)
+        usual = choose_begin(outcome, None, record.attempts)
         steps = last_steps(record, await self.transcripts(task_id, tenant_id))
         costs = child_costs(await self._log.view(task_tree, tenant_id, task_id))
         must_ask = usual == "start" and await asks_to_start_over(self._runtime, record, task)
-        ways = [way_of("start", steps, set(), costs, asks=must_ask)]
+        ways = [retry_way("start", steps, set(), costs, asks=must_ask)]
         if (thread := thread_ref(record, task)) is not None:
             try:
                 await plan_again(self._runtime, task_id, record, "journal", self._keep_steps)
-                journals = journals_of(task_id, record.attempts, record.attempts[-1].attempt)
+                journals = journal_names(task_id, record.attempts, record.attempts[-1].attempt)
                 paths, doubtful = await steps_kept(self._runtime, thread, journals)
-                ways.append(way_of("journal", steps, paths, costs, asks=bool(doubtful)))
+                ways.append(retry_way("journal", steps, paths, costs, asks=bool(doubtful)))
             except Conflict as error:
                 refused = Fault(type=error.code, message=str(error))
                 ways.append(RetryWay(begin="journal", text=str(error), refused=refused))
@@ -321,7 +321,7 @@ class Tasks:
         plan = await plan_fork(self._runtime, task_id, record, step, attempt)
         if dry_run:
             return plan
-        fork = fork_of(task, plan, caller, self._runtime.clock.now(), deadline)
+        fork = make_fork(task, plan, caller, self._runtime.clock.now(), deadline)
         details = {"step": step, "attempt": plan.forked_from.attempt, "fork": fork.task_id}
         async with self._audit.change(caller, "task.forked", f"tasks/{task_id}", details):
             await self._admission.admit(fork, partial(self._accept, fork, fork.variants, "", True, None))
@@ -390,7 +390,7 @@ class Tasks:
         check_reader(wait, caller, (*task.chain, thread.type), await self._requesters(task, caller))
         details = {"wait_id": key, **wait.subject.get(HIDDEN, {})}
         await self._audit.record(caller, "question.revealed", f"tasks/{task_id}", details)
-        return RevealedQuestion.of(wait, self._cipher)
+        return RevealedQuestion.decrypt(wait, self._cipher)
 
     async def _requesters(self, task: Task, caller: Caller) -> set[str]:
         """The requesters of a task and of the tasks above it; none if everybody is the local user."""

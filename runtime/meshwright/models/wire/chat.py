@@ -172,14 +172,14 @@ def model_request(request: ChatRequest, header: str = "") -> ModelRequest:
 
     Raises InvalidInput for what it cannot do.
     """
-    schema = _schema_of(request)
+    schema = _answer_schema(request)
     form = request.response_format if schema is not None else None
-    mode, tools = _choice_of(request)
+    mode, tools = _tool_choice(request)
     cache = request.cache or (request.metadata or CallMetadata()).cache or {}
     return ModelRequest(
         model=request.model,
-        messages=messages_of(request.messages),
-        tags=_tags_of(request, header),
+        messages=read_messages(request.messages),
+        tags=_request_tags(request, header),
         user=LLM_SERVICE,
         tools=tools,
         tool_choice=mode,
@@ -187,12 +187,12 @@ def model_request(request: ChatRequest, header: str = "") -> ModelRequest:
         response_format=form.model_dump(by_alias=True, exclude_none=True) if form else None,
         temperature=request.temperature,
         max_tokens=request.max_completion_tokens or request.max_tokens,
-        params=params_of(request.model_extra or {}),
+        params=provider_params(request.model_extra or {}),
         cache=not any(cache.get(word) for word in ("no-cache", "no-store")),
     )
 
 
-def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
+def provider_params(others: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields that go to the provider as they are.
 
     Raises UnsupportedParameter for one that would have no effect, and for one that is the operator's.
@@ -221,17 +221,17 @@ def header_tags(header: str) -> tuple[str, ...]:
     return tuple(tags)
 
 
-def _tags_of(request: ChatRequest, header: str) -> tuple[str, ...]:
+def _request_tags(request: ChatRequest, header: str) -> tuple[str, ...]:
     nested = request.metadata.tags if request.metadata else None
     return tuple(dict.fromkeys([*(request.tags or ()), *(nested or ()), *header_tags(header)]))
 
 
-def _choice_of(request: ChatRequest) -> tuple[_Mode, tuple[ToolSpec, ...]]:
+def _tool_choice(request: ChatRequest) -> tuple[_Mode, tuple[ToolSpec, ...]]:
     """Whether the model has to call a tool, and the tools that it may call: a choice may narrow them.
 
     Raises UnsupportedParameter for a choice of another kind, and InvalidInput for tools that are not there.
     """
-    specs, choice = _tools_of(request), request.tool_choice or "auto"
+    specs, choice = _offered_tools(request), request.tool_choice or "auto"
     mode: _Mode = "required"
     if isinstance(choice, str):
         mode = choice
@@ -273,7 +273,7 @@ def _not_a_function(where: str, kind: Any) -> UnsupportedParameter:
     return UnsupportedParameter(f"{where}: {kind!r} is not possible here", remedy=_FUNCTIONS, field=where)
 
 
-def _tools_of(request: ChatRequest) -> tuple[ToolSpec, ...]:
+def _offered_tools(request: ChatRequest) -> tuple[ToolSpec, ...]:
     """The tools that are offered. Raises InvalidInput for parameters whose schema is none."""
     for number, tool in enumerate(request.tools or ()):
         check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
@@ -288,7 +288,7 @@ def _tools_of(request: ChatRequest) -> tuple[ToolSpec, ...]:
     )
 
 
-def _schema_of(request: ChatRequest) -> dict[str, Any] | None:
+def _answer_schema(request: ChatRequest) -> dict[str, Any] | None:
     """The shape that the answer is to have, None for text. Raises InvalidInput where it is no schema."""
     response_format = request.response_format
     if response_format is None or response_format.type == "text":
@@ -301,13 +301,13 @@ def _schema_of(request: ChatRequest) -> dict[str, Any] | None:
     return response_format.json_schema.schema_
 
 
-def messages_of(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]:
+def read_messages(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]:
     """The conversation as the port has it. Raises UnsupportedParameter for parts of other kinds."""
-    return tuple(_message_of(number, message) for number, message in enumerate(messages))
+    return tuple(_read_message(number, message) for number, message in enumerate(messages))
 
 
-def _message_of(number: int, message: RequestMessage) -> ChatMessage:
-    text, parts = _content_of(number, message.content)
+def _read_message(number: int, message: RequestMessage) -> ChatMessage:
+    text, parts = _read_content(number, message.content)
     return ChatMessage(
         # Developers speak as the system does.
         role="system" if message.role == "developer" else message.role,
@@ -323,12 +323,12 @@ def _message_of(number: int, message: RequestMessage) -> ChatMessage:
             for call in message.tool_calls or ()
         ),
         tool_call_id=message.tool_call_id,
-        extra=_extra_of(message),
+        extra=_extra_fields(message),
         thinking=signed_blocks(message.thinking_blocks or ()),
     )
 
 
-def _extra_of(message: RequestMessage) -> dict[str, Any]:
+def _extra_fields(message: RequestMessage) -> dict[str, Any]:
     """The fields that the provider of a message with calls of tools wants back."""
     if not message.tool_calls:
         return {}
@@ -336,7 +336,9 @@ def _extra_of(message: RequestMessage) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-def _content_of(number: int, content: str | list[ChatPart] | None) -> tuple[str, tuple[dict[str, Any], ...]]:
+def _read_content(
+    number: int, content: str | list[ChatPart] | None
+) -> tuple[str, tuple[dict[str, Any], ...]]:
     """The text that a message begins with, and the parts that follow it."""
     if content is None or isinstance(content, str):
         return content or "", ()

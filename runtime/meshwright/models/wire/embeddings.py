@@ -14,7 +14,7 @@ from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import MeshError
 from meshwright.core.ids import Identifier
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.wire.chat import params_of
+from meshwright.models.wire.chat import provider_params
 from meshwright.models.wire.errors import OPENAI_REQUEST_ID, invalid_body, openai_answer
 from meshwright.models.wire.stream import StreamedCall
 
@@ -48,7 +48,7 @@ class EmbeddingCall:
             messages=(),
             user=LLM_SERVICE,
             inputs=tuple(tuple(text) if isinstance(text, list) else text for text in several),
-            params=params_of(body.model_extra or {}),
+            params=provider_params(body.model_extra or {}),
             cache=False,
         )
         self._encoding = body.encoding_format

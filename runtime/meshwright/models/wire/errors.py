@@ -98,20 +98,20 @@ def new_request_id() -> str:
 def openai_answer(error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Returns status, headers and document of an error as OpenAI's API answers it."""
     headers = {**refusal_headers(error), OPENAI_REQUEST_ID: new_request_id()}
-    return _refusal_of(error).status, headers, openai_error(error)
+    return _find_refusal(error).status, headers, openai_error(error)
 
 
 def openai_error(error: MeshError) -> dict[str, Any]:
     """Returns an error's document in OpenAI's shape. It also ends a stream that began well."""
-    refusal = _refusal_of(error)
-    message = message_of(error)
+    refusal = _find_refusal(error)
+    message = client_message(error)
     if isinstance(error, ContextTooLong):  # words that clients look for
         message = f"This model's maximum context length is exceeded. {message}"
     fields = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
     return {"error": {"message": message, **fields}}
 
 
-def message_of(error: MeshError) -> str:
+def client_message(error: MeshError) -> str:
     """Returns the text of an error for clients: of providers that are down it names none."""
     return ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
 
@@ -152,7 +152,7 @@ def invalid_body(error: ValidationError) -> InvalidInput:
     return InvalidInput(f"{field}: {fault}", field=field)
 
 
-def _refusal_of(error: MeshError) -> _Refusal:
+def _find_refusal(error: MeshError) -> _Refusal:
     return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))
 
 
@@ -188,7 +188,7 @@ def anthropic_answer(error: MeshError) -> tuple[int, dict[str, str], dict[str, A
 
 def anthropic_error(error: MeshError) -> dict[str, Any]:
     """Returns an error's document in Anthropic's shape. It also ends a stream that began well."""
-    message = message_of(error)
+    message = client_message(error)
     if isinstance(error, ContextTooLong):  # words at which Claude Code compacts its conversation
         message = f"prompt is too long: {message}"
     details: dict[str, Any] = {"error_code": error.code, "field": error.field or None}

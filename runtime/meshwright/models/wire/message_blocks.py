@@ -139,7 +139,7 @@ class BlockReader:
         )
 
 
-def blocks_of(reply: ModelReply) -> list[dict[str, Any]]:
+def reply_blocks(reply: ModelReply) -> list[dict[str, Any]]:
     """Returns the blocks of a reply behind its text: thinking, and calls of tools."""
     calls = [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_object(call)}

@@ -25,7 +25,7 @@ from meshwright.models.wire.errors import (
     anthropic_error,
     invalid_body,
 )
-from meshwright.models.wire.message_blocks import BlockReader, blocks_of
+from meshwright.models.wire.message_blocks import BlockReader, reply_blocks
 from meshwright.models.wire.port import plain_names, tokens_in
 from meshwright.models.wire.stream import StreamedCall
 
@@ -111,7 +111,7 @@ class _Prompt:
                 raise kind(f"{name} is not possible here", remedy=_NOT_STORED, field=name)
         reader = BlockReader()
         messages = reader.read(body.system, [(entry.role, entry.content) for entry in body.messages])
-        tools, hosted = _tools_of(body.tools or [])
+        tools, hosted = _client_tools(body.tools or [])
         names = [name for name in others if name not in (*_NATIVE_FIELDS, "output_format")]
         self.passed_over = [*names, *hosted, *(f"messages.{kind}" for kind in reader.passed_over)]
         self.request = ModelRequest(
@@ -120,16 +120,16 @@ class _Prompt:
             tags=header_tags(headers.get(TAGS_HEADER, "")),
             user=LLM_SERVICE,
             tools=_chosen(tools, body.tool_choice or {}),
-            tool_choice=_choice_of(body.tool_choice or {}),
-            response_schema=_schema_of(body, others),
+            tool_choice=_tool_choice(body.tool_choice or {}),
+            response_schema=_answer_schema(body, others),
             temperature=None,
             max_tokens=None,
-            params=_params_of(body, others, headers),
+            params=_request_params(body, others, headers),
             timeout_seconds=_TIMEOUT_SECONDS,
         )
 
 
-def user_of(body: MessagesRequest) -> str | None:
+def request_user(body: MessagesRequest) -> str | None:
     """Returns the user that a request names, where that is an id of the mesh."""
     user = (body.metadata or {}).get("user_id")
     return user if isinstance(user, str) and re.fullmatch(ID_PATTERN, user) else None
@@ -148,7 +148,7 @@ def count_document(body: Mapping[str, Any]) -> dict[str, Any]:
         raise invalid_body(error) from None
 
 
-def _tools_of(tools: list[dict[str, Any]]) -> tuple[list[ToolSpec], list[str]]:
+def _client_tools(tools: list[dict[str, Any]]) -> tuple[list[ToolSpec], list[str]]:
     """The tools that clients run, and the names of the others."""
     specs: list[ToolSpec] = []
     hosted: list[str] = []
@@ -181,7 +181,7 @@ def _chosen(tools: list[ToolSpec], choice: Mapping[str, Any]) -> tuple[ToolSpec,
     return tuple(tools)
 
 
-def _choice_of(choice: Mapping[str, Any]) -> Literal["auto", "required", "none"]:
+def _tool_choice(choice: Mapping[str, Any]) -> Literal["auto", "required", "none"]:
     match choice.get("type") or "auto":
         case "auto":
             return "auto"
@@ -193,7 +193,7 @@ def _choice_of(choice: Mapping[str, Any]) -> Literal["auto", "required", "none"]
             raise InvalidInput(f"tool_choice.type: {kind!r} is not possible here", field="tool_choice.type")
 
 
-def _schema_of(body: CountRequest, others: Mapping[str, Any]) -> dict[str, Any] | None:
+def _answer_schema(body: CountRequest, others: Mapping[str, Any]) -> dict[str, Any] | None:
     """The shape that the answer is to have, None for text. Raises InvalidInput where it is no schema."""
     form = (body.output_config or {}).get("format") or others.get("output_format")
     if form is None:
@@ -205,7 +205,9 @@ def _schema_of(body: CountRequest, others: Mapping[str, Any]) -> dict[str, Any] 
     return schema
 
 
-def _params_of(body: CountRequest, others: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+def _request_params(
+    body: CountRequest, others: Mapping[str, Any], headers: Mapping[str, str]
+) -> dict[str, Any]:
     """The parameters in words that every provider knows, and those of providers with this API."""
     params: dict[str, Any] = {}
     if isinstance(body, MessagesRequest):
@@ -213,7 +215,7 @@ def _params_of(body: CountRequest, others: Mapping[str, Any], headers: Mapping[s
         params |= {name: value for name, value in fields.items() if value}
     if (body.tool_choice or {}).get("disable_parallel_tool_use"):
         params["parallel_tool_calls"] = False
-    if effort := _effort_of(body):
+    if effort := _reasoning_effort(body):
         params["reasoning_effort"] = effort
     native = {name: others[name] for name in _NATIVE_FIELDS if name in others}
     if body.thinking is not None:
@@ -225,7 +227,7 @@ def _params_of(body: CountRequest, others: Mapping[str, Any], headers: Mapping[s
     return {**params, ANTHROPIC_PARAMS: native} if native else params
 
 
-def _effort_of(body: CountRequest) -> str | None:
+def _reasoning_effort(body: CountRequest) -> str | None:
     """How much a model shall reason, for providers with another API; None where it shall not."""
     thinking = body.thinking or {}
     if thinking.get("type") not in ("enabled", "adaptive"):
@@ -262,9 +264,9 @@ class MessageCall:
         """The message at once."""
         return {
             **self._opening(reply.model),
-            "content": _content_of(reply),
-            "stop_reason": _reason_of(reply),
-            "usage": _usage_of(reply.usage),
+            "content": _reply_content(reply),
+            "stop_reason": _stop_reason(reply),
+            "usage": _usage_fields(reply.usage),
         }
 
     async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
@@ -273,7 +275,7 @@ class MessageCall:
         Thinking comes before the text where the model streams it so or the answer is whole, as one that is
         replayed; else behind the text.
         """
-        usage = _usage_of(Usage(prompt_tokens=tokens_in(self.request)))
+        usage = _usage_fields(Usage(prompt_tokens=tokens_in(self.request)))
         opening = {**self._opening(self.request.model), "usage": {**usage, "output_tokens": 1}}
         yield _frame("message_start", message=opening)
         yield _frame("ping")
@@ -288,8 +290,8 @@ class MessageCall:
             return
         for frame in blocks.rest(reply):
             yield frame
-        ending = {"stop_reason": _reason_of(reply), "stop_sequence": None}
-        yield _frame("message_delta", delta=ending, usage=_usage_of(reply.usage))
+        ending = {"stop_reason": _stop_reason(reply), "stop_sequence": None}
+        yield _frame("message_delta", delta=ending, usage=_usage_fields(reply.usage))
         yield _frame("message_stop")
 
     def _opening(self, model: str) -> dict[str, Any]:
@@ -297,10 +299,10 @@ class MessageCall:
         return {**head, "content": list[Any](), "stop_reason": None, "stop_sequence": None}
 
 
-def _content_of(reply: ModelReply) -> list[dict[str, Any]]:
+def _reply_content(reply: ModelReply) -> list[dict[str, Any]]:
     """The blocks of a message: thinking, text, calls of tools."""
     text = [{"type": "text", "text": reply.content}] if reply.content else []
-    others = blocks_of(reply)
+    others = reply_blocks(reply)
     return [*others[: len(reply.thinking)], *text, *others[len(reply.thinking) :]]
 
 
@@ -330,7 +332,7 @@ class _LiveBlocks:
     def rest(self, reply: ModelReply) -> Iterator[bytes]:
         """Yields the events of all that did not come in pieces."""
         yield from self._close()
-        for block in blocks_of(reply)[self._thinking_count :]:
+        for block in reply_blocks(reply)[self._thinking_count :]:
             yield from self._whole(block)
 
     def _grow(self, kind: str, text: str) -> Iterator[bytes]:
@@ -375,7 +377,7 @@ def _frame(kind: str, **fields: Any) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), to_json({**fields, "type": kind}))
 
 
-def _reason_of(reply: ModelReply) -> str | None:
+def _stop_reason(reply: ModelReply) -> str | None:
     if reply.tool_calls and reply.finish_reason != "length":
         return "tool_use"
     if reply.finish_reason == UNSTATED:
@@ -383,7 +385,7 @@ def _reason_of(reply: ModelReply) -> str | None:
     return _REASONS.get(reply.finish_reason, "end_turn")
 
 
-def _usage_of(usage: Usage) -> dict[str, Any]:
+def _usage_fields(usage: Usage) -> dict[str, Any]:
     """The tokens as the API counts them: those of its cache apart."""
     from_cache, to_cache = usage.cached_tokens, usage.cache_write_tokens
     return {

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from meshwright.core.errors import MeshError
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.usage import media_of, parts_of
+from meshwright.models.usage import media_tokens, request_texts
 from meshwright.models.wire.stream import StreamedCall
 
 _BYTES_PER_TOKEN = 3  # rather too many tokens than too few
@@ -27,11 +27,11 @@ def plain_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def tokens_in(request: ModelRequest) -> int:
     """Returns about how many tokens a request has: no provider is asked."""
-    size = sum([*map(len, parts_of(request)), *media_of(request)])
+    size = sum([*map(len, request_texts(request)), *media_tokens(request)])
     return -(-size // _BYTES_PER_TOKEN)
 
 
-def group_of(name: str, groups: Collection[str], names: Mapping[str, str]) -> str | None:
+def find_group(name: str, groups: Collection[str], names: Mapping[str, str]) -> str | None:
     """Returns the group that a client means by the name of a model; None where there is none.
 
     `names` has groups by patterns of names that are no groups; the first that fits counts.

@@ -51,15 +51,15 @@ class ConversationReader:
     def _read(self, where: str, item: Mapping[str, Any]) -> None:
         kind = item.get("type") or "message"
         if kind == "message":
-            content = _content_of(f"{where}.content", item.get("content"))
+            content = _read_content(f"{where}.content", item.get("content"))
             self._say(item.get("role"), content)
         elif kind in _CALLS:
             self._assistant().setdefault("tool_calls", []).append(past_call(item))
         elif kind in _OUTPUTS:
-            content = _content_of(f"{where}.output", item.get("output"))
+            content = _read_content(f"{where}.output", item.get("output"))
             self._answer(item, content)
         elif kind == "reasoning":
-            if blocks := _blocks_of(item.get("encrypted_content")):
+            if blocks := _thinking_blocks(item.get("encrypted_content")):
                 self._assistant().setdefault("thinking_blocks", []).extend(blocks)
         elif kind == "tool_search_output":
             self._tools.add(f"{where}.tools", item.get("tools") or [])
@@ -104,7 +104,7 @@ def refused(where: str, kind: Any) -> InvalidInput:
     return UnsupportedParameter(f"{where}: {kind!r} is not possible here", remedy=NOT_STORED, field=where)
 
 
-def _blocks_of(content: Any) -> list[dict[str, Any]]:
+def _thinking_blocks(content: Any) -> list[dict[str, Any]]:
     """The blocks of thinking of an item; none where another host wrote it."""
     if not isinstance(content, str) or not content.startswith(_MARK):
         return []
@@ -122,15 +122,15 @@ def _says_something(message: Mapping[str, Any]) -> bool:
     return not is_empty or bool(message.get("tool_calls"))
 
 
-def _content_of(where: str, content: Any) -> Any:
+def _read_content(where: str, content: Any) -> Any:
     if isinstance(content, Mapping):
         content = content.get("content")
     if not isinstance(content, list):
         return content
-    return [_part_of(f"{where}.{place}", part) for place, part in enumerate(content)]
+    return [_read_part(f"{where}.{place}", part) for place, part in enumerate(content)]
 
 
-def _part_of(where: str, part: Any) -> dict[str, Any]:
+def _read_part(where: str, part: Any) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in _TEXTS:
         return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}

@@ -91,7 +91,7 @@ class ResponseTools:
         self.functions = [tool for tool in self.functions if tool["function"]["name"] in names]
         return choice.get("mode") or "auto"
 
-    def item_of(self, call: ToolCall) -> dict[str, Any]:
+    def call_item(self, call: ToolCall) -> dict[str, Any]:
         """Returns a call as the item of its tool's kind."""
         origin = self._origins.get(call.name) or _Origin("function", call.name)
         head = {"status": "completed", "call_id": call.id}
@@ -122,10 +122,10 @@ class ResponseTools:
             case "function":
                 names = ("description", "parameters", "strict")
                 fields = {name: tool[name] for name in names if tool.get(name) is not None}
-                self._offer(_Origin("function", _name_of(where, tool), namespace), fields)
+                self._offer(_Origin("function", _tool_name(where, tool), namespace), fields)
             case "custom":
                 fields = {"description": _custom_description(tool), "parameters": _TEXT_INPUT}
-                self._offer(_Origin("custom", _name_of(where, tool), namespace), fields)
+                self._offer(_Origin("custom", _tool_name(where, tool), namespace), fields)
             case "local_shell":
                 fields = {"description": "Runs a command on the user's machine.", "parameters": _COMMAND}
                 self._offer(_Origin("local_shell", _SHELL), fields)
@@ -133,7 +133,7 @@ class ResponseTools:
                 fields = {name: tool[name] for name in ("description", "parameters") if tool.get(name)}
                 self._offer(_Origin("tool_search", _SEARCH), fields)
             case "namespace" if namespace is None:
-                name = _name_of(where, tool)
+                name = _tool_name(where, tool)
                 members = tool.get("tools")
                 for number, member in enumerate(members if isinstance(members, list) else ()):
                     if not isinstance(member, Mapping):
@@ -192,14 +192,14 @@ def _chosen(where: str, choice: Any) -> str:
         raise _hosted(f"{where}.type", kind)
     if choice["type"] in (_SHELL, _SEARCH):
         return choice["type"]
-    return function_name(_name_of(where, choice), choice.get("namespace"))
+    return function_name(_tool_name(where, choice), choice.get("namespace"))
 
 
 def _hosted(where: str, kind: Any) -> UnsupportedParameter:
     return UnsupportedParameter(f"{where}: {kind!r} is not possible here", remedy=_CLIENTS, field=where)
 
 
-def _name_of(where: str, tool: Mapping[str, Any]) -> str:
+def _tool_name(where: str, tool: Mapping[str, Any]) -> str:
     name = tool.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"{where}.name is missing", field=f"{where}.name")

@@ -120,7 +120,7 @@ def _chat_request(
         "stream": request.stream,
         "tools": tools.functions or None,
         "tool_choice": choice,
-        "response_format": _format_of(text_options.get("format")),
+        "response_format": _read_format(text_options.get("format")),
         "verbosity": text_options.get("verbosity"),
         "reasoning_effort": (request.reasoning or {}).get("effort"),
         "max_completion_tokens": request.max_output_tokens,
@@ -135,7 +135,7 @@ def _chat_request(
         raise invalid_body(error) from None
 
 
-def _format_of(text_format: Any) -> Any:
+def _read_format(text_format: Any) -> Any:
     if not isinstance(text_format, Mapping) or text_format.get("type") != "json_schema":
         return text_format
     return {
@@ -221,7 +221,7 @@ class ResponseCall:
     def _output(self, reply: ModelReply, early: int | None = None) -> list[dict[str, Any]]:
         """The items of a reply: thinking, of which `early` blocks come before the message, then calls."""
         before, after = reply.thinking[:early], reply.thinking[early:] if early is not None else ()
-        calls = [*map(self._tools.item_of, reply.tool_calls), *_pictures(reply)]
+        calls = [*map(self._tools.call_item, reply.tool_calls), *_pictures(reply)]
         items = [reasoning_item(self._ids["rs"], before)] if before else []
         if reply.content or not calls:
             items.append(message_item(self._ids["msg"], reply.content))

@@ -24,7 +24,7 @@ from meshwright.kit import (
     resource_group,
     talk,
 )
-from meshwright.parts.agent_config.display import CONFIGS, model_of, state_of
+from meshwright.parts.agent_config.display import CONFIGS, render_model, render_state
 
 _NEEDED = {"llm_provider": "--provider NAME", "llm_model": "--model NAME"}  # of a new configuration
 _CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0
@@ -104,11 +104,11 @@ def _set_config(
 
     changed, is_known = talk(target, change, need="change", begins=True)
     problem = changed.pop("problem", None)
-    state = f" ({state_of(changed)})" if state_of(changed) else ""
+    state = f" ({render_state(changed)})" if render_state(changed) else ""
     if as_json:
         echo_json(changed)
     else:
-        click.echo(f"{changed['agent_id']} calls {model_of(changed)}{state}")
+        click.echo(f"{changed['agent_id']} calls {render_model(changed)}{state}")
     _warn(changed["agent_id"], problem, is_known=is_known)
 
 

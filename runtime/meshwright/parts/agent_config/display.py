@@ -6,12 +6,12 @@ from meshwright.component import Column, Resource, Verb
 from meshwright.kit import Document, or_never
 
 
-def model_of(config: Document) -> str:
+def render_model(config: Document) -> str:
     """The model of a configuration, as its provider and it are named: `ollama/llama3`."""
     return f"{config['llm_provider']}/{config['llm_model']}"
 
 
-def state_of(config: Document) -> str:
+def render_state(config: Document) -> str:
     """The marks of a configuration: default, inactive."""
     return ", ".join(["default"] * config["is_default"] + ["inactive"] * (not config["is_active"]))
 
@@ -25,10 +25,10 @@ CONFIGS = Resource(
     "/api/agents",
     (
         Column("agent", "agent_id"),
-        Column("model", write=model_of),
+        Column("model", write=render_model),
         Column("endpoint", "llm_endpoint", cut=2),
         Column("key", "has_api_key", _yes_or_no),
-        Column("state", write=state_of),
+        Column("state", write=render_state),
         Column("changed", "updated_at", or_never, cut=1),
     ),
     help="""Configure which model each agent calls.

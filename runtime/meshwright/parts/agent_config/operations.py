@@ -128,7 +128,9 @@ class AgentConfigs(AgentModels):
 
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
-        return [Actors(ActorKind.of(_SharedConfigs, type=_READER.type, read_rows=self.last_rows), FRONT)]
+        return [
+            Actors(ActorKind.from_class(_SharedConfigs, type=_READER.type, read_rows=self.last_rows), FRONT)
+        ]
 
     async def start(self) -> None:
         """Read them, and again after each change."""
@@ -172,24 +174,24 @@ class AgentConfigs(AgentModels):
         """The configured model of an agent, by the last read. Raises Unauthorized."""
         rows = (self._index.get((tenant_id, name)) for name in (agent_id, DEFAULT))
         row = next((row for row in rows if row is not None and row.is_active), None)
-        return None if row is None else self._model_of(row)
+        return None if row is None else self._row_model(row)
 
-    def _model_of(self, row: AgentRow) -> AgentModel:
-        name = _name_of(row)
+    def _row_model(self, row: AgentRow) -> AgentModel:
+        name = _model_name(row)
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = AgentModel(
                 name=name,
                 model=row.model,
                 endpoint=row.llm_endpoint,
-                api_key=self._key_of(row),
+                api_key=self._decrypt_key(row),
                 timeout_seconds=row.llm_timeout,
                 temperature=row.llm_temperature,
                 max_tokens=row.llm_max_tokens,
             )
         return model
 
-    def _key_of(self, row: AgentRow) -> str | None:
+    def _decrypt_key(self, row: AgentRow) -> str | None:
         if row.llm_api_key_encrypted is None:
             return None
         try:
@@ -228,9 +230,9 @@ class AgentConfigs(AgentModels):
             return
         earlier, self._rows = self._rows or AgentRows(), rows
         self._read_version, self._due_at, self._index = version, now + self._ttl, rows.index()
-        names = {_name_of(row) for row in rows.rows}
+        names = {_model_name(row) for row in rows.rows}
         self._models = {name: model for name, model in self._models.items() if name in names}
-        self._warn_of(row for row in rows.rows if row not in earlier.rows)
+        self._warn_unreadable(row for row in rows.rows if row not in earlier.rows)
         self.on_read(names)
         if self.mesh.shares_tables:
             await self._share(rows)
@@ -249,11 +251,11 @@ class AgentConfigs(AgentModels):
         self._shared_rows = rows
         self.mesh.runtime.broadcast(self.mesh.event(_NEWS, {}))
 
-    def _warn_of(self, rows: Iterable[AgentRow]) -> None:
+    def _warn_unreadable(self, rows: Iterable[AgentRow]) -> None:
         """Log keys that cannot be decrypted, before a call fails."""
         for row in rows:
             try:
-                self._model_of(row)
+                self._row_model(row)
             except Unauthorized as error:
                 _logger.warning("tenant %s: %s; %s", row.tenant_id, error.message, error.remedy)
 
@@ -282,13 +284,13 @@ class AgentConfigs(AgentModels):
         """List the tenant's configurations; never a key."""
         rows = await self.mesh.database.read(records.read_all)
         return AgentConfigList(
-            items=[AgentConfig.of(row) for row in rows.rows if row.tenant_id == caller.tenant_id]
+            items=[AgentConfig.from_row(row) for row in rows.rows if row.tenant_id == caller.tenant_id]
         )
 
     @operation(SEE, "GET /api/agents/{agent_id}", "Show a configuration", errors=_MISSING)
     async def show_config(self, caller: Caller, agent_id: _AgentId) -> AgentConfig:
         """Show one configuration, without its key."""
-        return AgentConfig.of(await self._find(caller.tenant_id, agent_id))
+        return AgentConfig.from_row(await self._find(caller.tenant_id, agent_id))
 
     @operation(Rule("reads the keys of models", (Role.ADMIN,)))
     async def show_llm(self, caller: Caller, agent_id: str) -> AgentLLM:
@@ -298,7 +300,7 @@ class AgentConfigs(AgentModels):
             await self.mesh.get(Audit).record(caller, "agent_config.key_read", _subject(row))
         fields = {name: getattr(row, name) for name in AgentLLM.model_fields if hasattr(row, name)}
         source = "default" if agent_id == DEFAULT else "agent"
-        return AgentLLM(**fields, llm_api_key=self._key_of(row), source=source)
+        return AgentLLM(**fields, llm_api_key=self._decrypt_key(row), source=source)
 
     @operation(
         _CHANGE,
@@ -339,7 +341,7 @@ class AgentConfigs(AgentModels):
             raise InvalidInput(problem, remedy="Leave agent_id out: it never changes", field="agent_id")
         changes = self._stored(request.changes())
         if not changes:
-            return AgentConfig.of(before, self._problem(before))
+            return AgentConfig.from_row(before, self._problem(before))
         if before.updated_at is None:
             changes.setdefault("is_active", True)  # the seeded default counts from its first change on
         changes["updated_at"] = self.mesh.runtime.clock.now().timestamp()
@@ -385,7 +387,7 @@ class AgentConfigs(AgentModels):
         self, event_type: str, row: AgentRow, changed: Sequence[str], write: Callable[..., None], *args: Any
     ) -> AgentConfig:
         """Make a change with the event that tells of it, which has the configuration without its key."""
-        config = AgentConfig.of(row)
+        config = AgentConfig.from_row(row)
         payload: dict[str, Any] = {
             "agent_id": row.agent_id,
             "is_default": row.is_default,
@@ -405,13 +407,13 @@ class AgentConfigs(AgentModels):
     def _problem(self, row: AgentRow) -> str | None:
         """The reason why this process cannot call a row's model."""
         try:
-            self._model_of(row).picker()
+            self._row_model(row).picker()
         except (ConfigError, Unauthorized) as error:
             return str(error)
         return None
 
 
-def _name_of(row: AgentRow) -> str:
+def _model_name(row: AgentRow) -> str:
     """The name of a row's model; it changes with every field that decides a call."""
     decides = (
         *(row.model, row.llm_endpoint, row.llm_api_key_encrypted, row.llm_timeout),

@@ -25,7 +25,7 @@ from meshwright.kit import (
     Struct,
     marks,
 )
-from meshwright.models.providers import PROVIDERS, provider_of
+from meshwright.models.providers import PROVIDERS, find_provider
 
 DEFAULT = "default"
 """The id that stands for the tenant's default agent, whatever that is called."""
@@ -229,7 +229,7 @@ def _usual(host: str) -> str:
 
 def _provider(name: str) -> str:
     try:
-        provider_of(f"{name}/model")
+        find_provider(f"{name}/model")
     except ConfigError:
         names = ", ".join(provider.name for provider in PROVIDERS)
         raise ValueError(f"there is no provider {name!r}: known are ollama, {names}, and LiteLLM's") from None
@@ -317,7 +317,7 @@ class AgentConfig(BaseModel):
     problem: str | None = None
 
     @classmethod
-    def of(cls, row: AgentRow, problem: str | None = None) -> AgentConfig:
+    def from_row(cls, row: AgentRow, problem: str | None = None) -> AgentConfig:
         """A row without its secret."""
         fields = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
         return cls.model_validate(

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from meshwright import Event, MeshError
 from meshwright.component import Caller, Mesh, make_router
 from meshwright.core.http_limits import PEER_UID
-from meshwright.core.operations import operation_of
+from meshwright.core.operations import get_operation
 from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, record_misuse
 from meshwright.edges.http.sessions import Sessions
@@ -42,7 +42,7 @@ _MAX_REASON_CHARS = 120
 _TOO_SLOW = "messages are not read in time: connect again, and read the configurations again"
 
 
-_KeyReaderDep = Annotated[Caller, by_rule(operation_of(AgentConfigs.show_llm).rule)]
+_KeyReaderDep = Annotated[Caller, by_rule(get_operation(AgentConfigs.show_llm).rule)]
 _AgentId = Annotated[str, Path(pattern=ID_PATTERN, description="`default` is the tenant's default agent.")]
 
 

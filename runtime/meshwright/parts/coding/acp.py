@@ -30,7 +30,7 @@ _NO_METHOD, _TOO_MANY = -32601, -32000
 _STOP_REASONS = frozenset({"end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"})
 
 
-async def lines_of(reader: StreamReader) -> AsyncGenerator[bytes]:
+async def read_lines(reader: StreamReader) -> AsyncGenerator[bytes]:
     """Yields what a program writes, line by line, until it ends. Raises CodingAgentFailed for a flood."""
     size = count = 0
     while True:
@@ -222,7 +222,7 @@ class AcpClient:
 
     async def _take_all(self) -> None:
         stray = 0
-        async for line in lines_of(self._reader):
+        async for line in read_lines(self._reader):
             message = _message(line)
             stray += message is None
             if stray > _MAX_STRAY_LINES:

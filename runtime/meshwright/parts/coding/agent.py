@@ -133,7 +133,7 @@ class _Job:
                 self._session_id, self._is_lost = opened["id"], False
                 if live is not None:
                     ending = await _ended(live, work.denied)
-        return await run.note("coding turn", ending, _turn_of(ending))
+        return await run.note("coding turn", ending, _read_turn(ending))
 
     def _begun(self, opened: dict[str, Any] | None) -> SessionBegun | None:
         if opened is None:
@@ -191,7 +191,7 @@ async def _ended(live: CodingSession, denied: Mapping[str, str]) -> dict[str, An
     return {**ending, "denied": titles, "late": end.is_late}
 
 
-def _turn_of(ending: dict[str, Any] | None) -> TurnEnded | None:
+def _read_turn(ending: dict[str, Any] | None) -> TurnEnded | None:
     if ending is None:
         return None
     reason, words = ending.get("reason", "failed"), ending.get("failed") or ending["text"]

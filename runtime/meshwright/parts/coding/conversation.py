@@ -18,9 +18,9 @@ from meshwright.parts.coding.work import (
     CallReport,
     CodingWork,
     OpenedSession,
-    exit_code_of,
-    prompt_of,
-    title_of,
+    call_title,
+    parse_exit_code,
+    render_prompt,
 )
 
 _MAX_INPUT_CHARS = 8_000
@@ -67,7 +67,7 @@ class AcpConversation:
             opened = OpenedSession(session_id, agent, "restarted" if earlier else "new")
         if self._launch.mode:
             await client.set_mode(self._launch.mode)
-        self._prompt = prompt_of(opened.how, text)
+        self._prompt = render_prompt(opened.how, text)
         return opened
 
     async def ended(self) -> PromptEnd:
@@ -80,7 +80,7 @@ class AcpConversation:
         self._report.describe(str(permission.call.get("toolCallId", ""))[:200], call)
         if self._work.settings.permissions != "ask":  # the box is the permission
             return permission.option(allow=True)
-        title = title_of(call)
+        title = call_title(call)
         about: dict[str, Any] = {"kind": str(call.get("kind", "other"))}
         about |= {"input": _input(call.get("rawInput")), "offers": [*permission.names]}
         decisions, key = self._work.decisions, json.dumps([title, about])  # tools may have the same input
@@ -117,7 +117,7 @@ class AcpConversation:
         paths = [str(place.get("path", "")) for place in locations if isinstance(place, dict)]
         names = ("title", "kind", "status", "rawInput")
         fields = {name: update.get(name) for name in names} | {"paths": paths or None}
-        fields["exit_code"] = exit_code_of(update.get("rawOutput"))
+        fields["exit_code"] = parse_exit_code(update.get("rawOutput"))
         self._report.add(str(update.get("toolCallId", ""))[:200], fields)
 
 

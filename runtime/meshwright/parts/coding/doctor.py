@@ -15,7 +15,7 @@ from meshwright.kit import ConfigError
 from meshwright.parts.coding.acp import AcpClient, AgentFeatures, AgentRefused, Permission
 from meshwright.parts.coding.errors import CodingAgentFailed
 from meshwright.parts.coding.pipes import ProgramPipes, last_words
-from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
+from meshwright.parts.coding.programs import Launch, install_command, make_launch, oldest_version
 from meshwright.parts.coding.settings import CodingProgram
 from meshwright.tools import BoxLimits, Sandbox
 
@@ -41,11 +41,11 @@ async def version_in_box(name: str, table: CodingProgram, sandbox: Sandbox) -> s
     """The name and version of a program. Raises ConfigError for one that cannot be used."""
     with temporary_folder("meshwright-coding-") as folder:
         tree, home = (Path(mkdtemp(dir=folder)) for _ in range(2))
-        launch = launch_of(name, table, home, "none")
+        launch = make_launch(name, table, home, "none")
         try:
             version = await _version(table, launch, sandbox, tree, home)
         except MeshError as error:
-            remedy = install_of(table) or "Try its command by hand"
+            remedy = install_command(table) or "Try its command by hand"
             raise ConfigError(
                 f"[coding.{name}] cannot be used: {error.message}", remedy=remedy, field=f"coding.{name}"
             ) from error
@@ -108,10 +108,10 @@ async def _refuse(permission: Permission) -> None:
 def check_age(name: str, table: CodingProgram, version: str) -> None:
     """Raise ConfigError for a version that is older than can be used."""
     numbers = _VERSION.search(version)
-    oldest = oldest_of(table)
+    oldest = oldest_version(table)
     if numbers and oldest and (int(numbers[1]), int(numbers[2])) < oldest:
         raise ConfigError(
             f"[coding.{name}] is too old: {version}, and {'.'.join(map(str, oldest))} is needed",
-            remedy=install_of(table),
+            remedy=install_command(table),
             field=f"coding.{name}.command",
         )

@@ -124,7 +124,7 @@ class Gateway:
             await response.cut_off()
 
     async def _answer_program(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
-        with self._run.of_program():
+        with self._run.program_block():
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:

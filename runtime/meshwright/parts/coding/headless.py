@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from meshwright.core.streams import PEER_GONE
-from meshwright.parts.coding.acp import PromptEnd, lines_of
+from meshwright.parts.coding.acp import PromptEnd, read_lines
 from meshwright.parts.coding.errors import CodingAgentFailed, CodingAgentGone, SessionLost
-from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, exit_code_of, prompt_of
+from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, parse_exit_code, render_prompt
 
 _OPEN_SECONDS = 120.0
 _KINDS = {"Bash": "execute", "Edit": "edit", "Write": "edit", "MultiEdit": "edit", "Read": "read"}
@@ -54,7 +54,7 @@ class HeadlessConversation:
         """Give the prompt, and wait for the id of the session."""
         how = "resumed" if self._earlier else "new"
         with suppress(*PEER_GONE):  # `listen` notes its end, and the session has its last words
-            self._writer.write(prompt_of(how, text).encode())
+            self._writer.write(render_prompt(how, text).encode())
             self._writer.write_eof()
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
@@ -73,7 +73,7 @@ class HeadlessConversation:
             return PromptEnd("cancelled", self._text, is_late=True)
 
     async def _take_all(self) -> None:
-        async for line in lines_of(self._reader):
+        async for line in read_lines(self._reader):
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
@@ -116,7 +116,7 @@ class HeadlessConversation:
                 self._text = str(item.get("text", ""))
             case "command_execution":
                 fields = {"title": item.get("command"), "kind": "execute", "status": status}
-                self._report.add(key, fields | {"exit_code": exit_code_of(item)})
+                self._report.add(key, fields | {"exit_code": parse_exit_code(item)})
             case "file_change":
                 listed = item.get("changes")
                 changes = listed if isinstance(listed, list) else []

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.component import ModelReply, ModelRequest
-from meshwright.engine.work.paths import hash_of
+from meshwright.engine.work.paths import hash_request
 
 _MAX_ASKED = 100  # calls of models that no program has made so far
 _HEAD_CHARS = 60  # of a result, by which it is found in a conversation
@@ -134,7 +134,7 @@ class KnownCalls:
 
 
 def _key(name: str, arguments: Any) -> str:
-    return hash_of([name, arguments or {}])
+    return hash_request([name, arguments or {}])
 
 
 def _shows(request: ModelRequest, call: _ToolUse) -> bool:

@@ -75,7 +75,7 @@ KINDS = {
 }
 
 
-def command_of(settings: CodingProgram) -> str:
+def program_command(settings: CodingProgram) -> str:
     """The name of the program that is started."""
     if settings.command:
         return settings.command
@@ -85,31 +85,31 @@ def command_of(settings: CodingProgram) -> str:
 
 def located(name: str, settings: CodingProgram) -> Path:
     """The program of a table. Raises ConfigError, with the command that installs it, where there is none."""
-    command = command_of(settings)
+    command = program_command(settings)
     path = shutil.which(str(Path(command).expanduser()))
     if path is None:
         raise ConfigError(
             f"[coding.{name}] needs {command}, which is not installed",
-            remedy=install_of(settings) or "Install it, or write its path as command",
+            remedy=install_command(settings) or "Install it, or write its path as command",
             field=f"coding.{name}.command",
         )
     return Path(path)
 
 
-def install_of(settings: CodingProgram) -> str:
+def install_command(settings: CodingProgram) -> str:
     """The command that installs a program, or none where it is not known here."""
     kind = KINDS.get(settings.program)
-    package = None if kind is None else kind.packages.get(Path(command_of(settings)).name)
+    package = None if kind is None else kind.packages.get(Path(program_command(settings)).name)
     return f"Install it: npm install -g {package}" if package else ""
 
 
-def oldest_of(settings: CodingProgram) -> tuple[int, int] | None:
+def oldest_version(settings: CodingProgram) -> tuple[int, int] | None:
     """The oldest version of a program that can be used; None where that is not known here."""
     kind = KINDS.get(settings.program)
-    return None if kind is None else kind.oldest.get(Path(command_of(settings)).name)
+    return None if kind is None else kind.oldest.get(Path(program_command(settings)).name)
 
 
-def launch_of(name: str, settings: CodingProgram, home: Path, token: str, earlier: str = "") -> Launch:
+def make_launch(name: str, settings: CodingProgram, home: Path, token: str, earlier: str = "") -> Launch:
     """Returns how the program of a table is started, with a home and the token of its gateway.
 
     A headless one is started with the `earlier` session that it goes on with.

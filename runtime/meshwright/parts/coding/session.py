@@ -19,9 +19,15 @@ from meshwright.parts.coding.gateway import Gateway
 from meshwright.parts.coding.headless import HeadlessConversation
 from meshwright.parts.coding.known_calls import KnownCalls
 from meshwright.parts.coding.pipes import ProgramPipes, last_words
-from meshwright.parts.coding.programs import Launch, launch_of
+from meshwright.parts.coding.programs import Launch, make_launch
 from meshwright.parts.coding.settings import CodingProgram
-from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWork, OpenedSession, prompt_of
+from meshwright.parts.coding.work import (
+    AgentConversation,
+    CallReport,
+    CodingWork,
+    OpenedSession,
+    render_prompt,
+)
 from meshwright.tools import BoxLimits
 
 _BOX = BoxLimits(processes=512, file_mb=1024, output_bytes=200_000)
@@ -54,7 +60,7 @@ class CodingSession:
         """Begin or go on, and ask for the work; `is_lost` says that an earlier session cannot go on."""
         with self._work.run.program():
             opened = await self._within_box(
-                self._talk.open(prompt_of("restarted", text) if is_lost else text)
+                self._talk.open(render_prompt("restarted", text) if is_lost else text)
             )
         return opened._replace(how="restarted") if is_lost else opened
 
@@ -104,7 +110,7 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
     known = KnownCalls(work.tree.folder / f"calls-{work.name}.json")
     gateway = Gateway(work.run, work.settings.model, known)
     home = work.tree.home(work.name)
-    launch = launch_of(work.name, work.settings, home, gateway.token, earlier)
+    launch = make_launch(work.name, work.settings, home, gateway.token, earlier)
     pipes = await ProgramPipes.open()
     box = asyncio.create_task(_run(work, launch, BoxConnection(pipes.stdin, pipes.stdout, gateway, home)))
     box.add_done_callback(lambda _: pipes.close_program())
@@ -118,7 +124,7 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
         if earlier:
             gateway.go_on()
     session = CodingSession(work, talk, report, gateway, box)
-    with work.run.of_program():  # what it asks people need not come again
+    with work.run.program_block():  # what it asks people need not come again
         listening = asyncio.create_task(talk.listen())
     try:
         yield session

@@ -101,7 +101,7 @@ class CallReport:
     @property
     def running(self) -> str:
         """The titles of the calls that have not ended."""
-        titles = [title_of(call) for call in self._calls.values() if call.get("status") not in _ENDED]
+        titles = [call_title(call) for call in self._calls.values() if call.get("status") not in _ENDED]
         return ", ".join(titles)[:_MAX_TITLE_CHARS]
 
     async def complete(self) -> None:
@@ -111,7 +111,7 @@ class CallReport:
     async def _publish(self, key: str, call: Mapping[str, Any]) -> None:
         root = f"{self._work.tree.root}/"
         event = CodingCall(
-            title=title_of(call),
+            title=call_title(call),
             kind=str(call.get("kind", "other"))[:40],
             status=str(call["status"]),
             paths=[path.removeprefix(root)[:300] for path in call.get("paths", ())[:_MAX_PATHS]],
@@ -120,13 +120,13 @@ class CallReport:
         await self._work.run.publish("coding call", {"session": self._work.number, "call": key}, event)
 
 
-def exit_code_of(output: Any) -> int | None:
+def parse_exit_code(output: Any) -> int | None:
     """The exit code of a command, where the output that an agent reports names it."""
     code = output.get("exit_code") if isinstance(output, dict) else None
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
-def title_of(call: Mapping[str, Any]) -> str:
+def call_title(call: Mapping[str, Any]) -> str:
     """The title of a call, for people: its command where it has one, since titles may mislead."""
     arguments = call.get("rawInput")
     command = arguments.get("command") if isinstance(arguments, dict) else None
@@ -135,7 +135,7 @@ def title_of(call: Mapping[str, Any]) -> str:
     return redact(str(command or call.get("title") or "a call without a title"))[:_MAX_TITLE_CHARS]
 
 
-def prompt_of(how: str, text: str) -> str:
+def render_prompt(how: str, text: str) -> str:
     """The prompt for some work: with what an agent has to know whose session goes on, or begins again."""
     if how == "resumed":
         return f"{_RESUMED}\n\n{text}"

@@ -73,7 +73,7 @@ _FIGURES = (
 @mesh_options
 def _show(target: Target, name: str, as_json: bool) -> None:
     """Show the progress, the cost and the figures of an evaluation."""
-    evaluation = talk(target, lambda mesh: mesh.client.call("GET", EVALUATIONS.path_of(name)), need="state")
+    evaluation = talk(target, lambda mesh: mesh.client.call("GET", EVALUATIONS.item_path(name)), need="state")
     echo_json(evaluation) if as_json else _print(evaluation)
 
 
@@ -97,7 +97,7 @@ class _Items(NamedTuple):
     items: list[Document]
     places: list[str]
 
-    def place_of(self, field: str) -> str:
+    def find_place(self, field: str) -> str:
         """The line of a field of the request: `data.items.3.input` is one of the fourth item."""
         match = re.fullmatch(r"data\.items\.(\d+)\.(.+)", field)
         return f"{self.places[int(match[1])]}: {match[2]}: " if match else ""
@@ -217,7 +217,7 @@ def evaluate(
             figure["is_met"] = figure["mean"] is not None and figure["mean"] >= figure["least"]
     if junit is not None:
         try:
-            junit.write_bytes(junit_of(evaluation, rows))
+            junit.write_bytes(render_junit(evaluation, rows))
         except OSError as error:
             raise click.ClickException(f"{junit} cannot be written: {error.strerror}") from None
     echo_json(evaluation) if as_json else _print(evaluation, rows)
@@ -238,10 +238,10 @@ async def _evaluate(mesh: Connection, body: Document, items: _Items) -> tuple[Do
     try:
         created = await client.resource(EVALUATIONS.name).create(**body)
     except (InvalidInput, NotFound) as error:
-        place = items.place_of(error.field or "")
+        place = items.find_place(error.field or "")
         problem = error.message.removeprefix(f"{error.field}: ") if place else error.message
         raise click.UsageError("; ".join(filter(None, (place + problem, error.remedy)))) from None
-    path = EVALUATIONS.path_of(created["evaluation_id"])
+    path = EVALUATIONS.item_path(created["evaluation_id"])
     click.echo(f"evaluation {created['evaluation_id']}: {created['items']} items", err=True)
     pauses = Backoff(0.1, 2.0, jitter=0.0)
     while True:
@@ -265,7 +265,7 @@ def _print(evaluation: Document, rows: Sequence[Document] = ()) -> None:
         click.echo(f"note: {warning}", err=True)
 
 
-def junit_of(evaluation: Document, items: Sequence[Document]) -> bytes:
+def render_junit(evaluation: Document, items: Sequence[Document]) -> bytes:
     """An evaluation as JUnit XML with its items; figures that have a `least` are cases."""
     from xml.etree import ElementTree
 

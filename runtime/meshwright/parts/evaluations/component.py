@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from meshwright import Agent
 from meshwright.component import Component, Mesh, Settings
 from meshwright.parts.evaluations.operations import Evaluations
-from meshwright.parts.evaluations.runner import judge_of
+from meshwright.parts.evaluations.runner import make_judge
 from meshwright.parts.evaluations.settings import EvaluationsSettings
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class EvaluationsComponent(Component):
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
         """The agent `judge`, where the settings say which models it calls."""
-        return [judge_of(settings[EvaluationsSettings].judge)] if settings[EvaluationsSettings].judge else []
+        return (
+            [make_judge(settings[EvaluationsSettings].judge)] if settings[EvaluationsSettings].judge else []
+        )
 
     def migrations(self) -> Traversable:
         """The tables `evaluations`, `evaluation_items` and `evaluation_tasks`."""

@@ -237,7 +237,7 @@ async def _matches(pattern: str, text: str) -> float | None:
 _FEW_LABELS = 20
 
 
-def item_of(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
+def make_item(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
     """An item as it is shown."""
     state = ItemState.model_validate_json(row.state)
     figures = None if row.figures is None else ItemFigures.model_validate_json(row.figures)
@@ -251,7 +251,7 @@ def item_of(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
     )
 
 
-def summary_of(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummary:
+def make_summary(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummary:
     """An evaluation in short; `items` are those of one that runs."""
     spec = Spec.model_validate_json(row.spec)
     fields = {
@@ -275,16 +275,16 @@ def summary_of(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummar
     return EvaluationSummary.model_validate({**fields, **sums, "status": "running"})
 
 
-def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
+def make_view(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
     """An evaluation with its figures over the items that are done."""
     spec = Spec.model_validate_json(row.spec)
-    items = [item for item_row in rows if (item := item_of(item_row, with_texts=False)).figures is not None]
+    items = [item for item_row in rows if (item := make_item(item_row, with_texts=False)).figures is not None]
     figures = [_judged(spec, criterion.name, items) for criterion in spec.criteria]
     for name in spec.metrics:
         values = [item.figures.metrics.get(name) for item in items if item.figures]
         figures.append(_figure(name, "metric", values))
     return EvaluationView(
-        **dict(summary_of(row, rows)),
+        **dict(make_summary(row, rows)),
         agent_id=spec.agent_id,
         criteria=spec.criteria,
         metrics=spec.metrics,

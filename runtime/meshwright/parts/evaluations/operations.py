@@ -14,7 +14,7 @@ from meshwright import MeshError
 from meshwright.agents.loader import needs_prompt
 from meshwright.agents.prompts import PromptSources
 from meshwright.component import Audit, Caller, Mesh, Operations, PromptContext, Tasks
-from meshwright.core.operations import operation_of
+from meshwright.core.operations import get_operation
 from meshwright.engine.work.record import TaskView
 from meshwright.kit import (
     AgentTypes,
@@ -35,7 +35,7 @@ from meshwright.mesh.identity.rules import require
 from meshwright.mesh.orchestration.tenants import Tenants
 from meshwright.parts.evaluations import table
 from meshwright.parts.evaluations.event_types import EvaluationStarted
-from meshwright.parts.evaluations.metrics import Metrics, item_of, summary_of, view_of
+from meshwright.parts.evaluations.metrics import Metrics, make_item, make_summary, make_view
 from meshwright.parts.evaluations.records import (
     JUDGE,
     Data,
@@ -110,7 +110,7 @@ class Evaluations:
         page_rows = rows[:limit]
         running = [EvaluationKey(tenant_id, row.id) for row in page_rows if row.ended_at is None]
         facts = await read_rows(table.facts, running)
-        items = [summary_of(row, facts.get(row.id, ())) for row in page_rows]
+        items = [make_summary(row, facts.get(row.id, ())) for row in page_rows]
         return EvaluationPage(items=items, cursor=page_rows[-1].id if len(rows) > limit else None)
 
     @operation(
@@ -134,7 +134,7 @@ class Evaluations:
 
         Each answer and each judgement is a task of yours: listed, journaled and charged as any other.
         """
-        operation_of(Operations.submit).rule.check(caller)
+        get_operation(Operations.submit).rule.check(caller)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         self._metrics.check(request.metrics)
         self._check_agents(request)
@@ -209,13 +209,13 @@ class Evaluations:
         if with_texts := has_role(caller, Role.CONTENTS):
             await self.mesh.get(Audit).record_read(caller, f"evaluations/{evaluation_id}")
         rows = await self.mesh.database.read(table.items, key, cursor, limit + 1)
-        items = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
+        items = [make_item(row, with_texts=with_texts) for row in rows[:limit]]
         return EvaluationItemPage(items=items, cursor=items[-1].number if len(rows) > limit else None)
 
     async def _view(self, key: EvaluationKey) -> EvaluationView:
         row = await self.mesh.database.read(table.find, key)
         facts = await self.mesh.database.read(table.facts, [key])
-        return await asyncio.to_thread(view_of, row, facts[key.evaluation_id])
+        return await asyncio.to_thread(make_view, row, facts[key.evaluation_id])
 
     def _check_agents(self, request: EvaluationRequest) -> None:
         registry = self.mesh.get(Registry)
@@ -261,11 +261,11 @@ class Evaluations:
         self, caller: Caller, request: EvaluationRequest, items: Sequence[SelectedItem]
     ) -> None:
         """Raises InvalidInput where the judge calls the group of models by which an answer was written."""
-        judge = request.judge.model or self._group_of(caller, request.judge.agent_id)
+        judge = request.judge.model or self._model_group(caller, request.judge.agent_id)
         if judge is None or not request.criteria:
             return
         authors = {item.author for item in items if item.author} | {request.agent_id}
-        groups = {self._group_of(caller, author) for author in authors if author}
+        groups = {self._model_group(caller, author) for author in authors if author}
         if judge in groups | {item.state.model for item in items}:
             raise InvalidInput(
                 f"The judge calls the models {judge!r}, as an author of these answers does",
@@ -273,7 +273,7 @@ class Evaluations:
                 field="judge.model",
             )
 
-    def _group_of(self, caller: Caller, agent_id: str) -> str | None:
+    def _model_group(self, caller: Caller, agent_id: str) -> str | None:
         """The group of models that an agent calls, where that is known."""
         agent = next(
             (agent_type for agent_type in self.mesh.get(AgentTypes) if agent_type.agent_id == agent_id), None
@@ -307,15 +307,15 @@ async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool)
     if data.tasks is not None:
         status = data.tasks.status or "succeeded"
         selection = data.tasks.model_copy(update={"status": status})
-        return [_of_task(view, runs_again) for view in await _select(mesh, caller, selection)]
+        return [_task_item(view, runs_again) for view in await _select(mesh, caller, selection)]
     assert data.failures is not None
-    return [_of_task(view, True) for view in await _select(mesh, caller, data.failures, dead=True)]
+    return [_task_item(view, True) for view in await _select(mesh, caller, data.failures, dead=True)]
 
 
 def _sent(item: Item) -> SelectedItem:
     fields = item.model_dump(exclude={"label", "model"})
     if isinstance(item.input, dict):
-        fields |= {"input": _request_of(item.input), "payload": item.input}
+        fields |= {"input": _render_request(item.input), "payload": item.input}
     return SelectedItem(ItemTexts.model_validate(fields), ItemState(label=item.label, model=item.model))
 
 
@@ -332,8 +332,8 @@ async def _select(
     return [view for view in views if view.payload]
 
 
-def _of_task(view: TaskView, runs_again: bool) -> SelectedItem:
-    request = _request_of(view.payload)
+def _task_item(view: TaskView, runs_again: bool) -> SelectedItem:
+    request = _render_request(view.payload)
     state = ItemState(task_id=view.task_id)
     outcome = view.outcome
     if runs_again or outcome is None:
@@ -342,7 +342,7 @@ def _of_task(view: TaskView, runs_again: bool) -> SelectedItem:
     return SelectedItem(ItemTexts(input=request, output=outcome.answer), state, outcome.agent_id)
 
 
-def _request_of(payload: Mapping[str, Any]) -> str:
+def _render_request(payload: Mapping[str, Any]) -> str:
     """The request of a payload in words: its text, or else all of it as JSON."""
     text = payload.get("text")
     if isinstance(text, str) and len(payload) == 1:

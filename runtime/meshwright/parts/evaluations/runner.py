@@ -19,7 +19,7 @@ from meshwright.kit import Backoff, NoAgentAvailable, NotFound, Overloaded, Task
 from meshwright.models.structure import repaired
 from meshwright.parts.evaluations import table
 from meshwright.parts.evaluations.event_types import EvaluationEnded
-from meshwright.parts.evaluations.metrics import Metrics, summary_of
+from meshwright.parts.evaluations.metrics import Metrics, make_summary
 from meshwright.parts.evaluations.records import (
     JUDGE,
     Criterion,
@@ -103,7 +103,7 @@ class EvaluationRunner:
     async def _end(self, key: EvaluationKey) -> None:
         items_of = await self._mesh.database.read(table.facts, [key])
         row = await self._mesh.database.read(table.find, key)
-        summary = summary_of(row, items_of[key.evaluation_id])
+        summary = make_summary(row, items_of[key.evaluation_id])
         fields = summary.model_dump(mode="json", include={*EvaluationEnded.__struct_fields__})
         payload = EvaluationEnded(**fields)
         event = self._mesh.event(payload, tenant_id=key.tenant_id)
@@ -322,7 +322,7 @@ material the same way each time.
         return (await run.converse(shape)).model_dump()
 
 
-def judge_of(model: str) -> type[Agent]:
+def make_judge(model: str) -> type[Agent]:
     """The agent `judge` that calls a group of models."""
     return type("Judge", (Judge,), {"__doc__": Judge.__doc__, "model": model})
 

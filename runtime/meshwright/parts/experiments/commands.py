@@ -74,7 +74,7 @@ FIGURES = (
 @mesh_options
 def _create(target: Target, file: Path, as_json: bool) -> None:
     """Make an experiment of a file, which is the body of POST /v1/experiments. It does nothing yet."""
-    path, body = EXPERIMENTS.path, _json_of(file)
+    path, body = EXPERIMENTS.path, _read_json(file)
     experiment = talk(
         target, lambda mesh: mesh.client.call("POST", path, body=body), need="change", begins=True
     )
@@ -92,8 +92,8 @@ def _create(target: Target, file: Path, as_json: bool) -> None:
 @mesh_options
 def _run(target: Target, experiment_id: str, inputs: Path | None, repeats: int, as_json: bool) -> None:
     """Choose a variant for each new task of the agent from now on; or try the variants on inputs."""
-    path = f"{EXPERIMENTS.path_of(experiment_id)}/run"
-    body: Document = {} if inputs is None else {"inputs": _json_of(inputs), "repeats": repeats}
+    path = f"{EXPERIMENTS.item_path(experiment_id)}/run"
+    body: Document = {} if inputs is None else {"inputs": _read_json(inputs), "repeats": repeats}
     run = talk(target, lambda mesh: mesh.client.call("POST", path, body=body), need="change")
     if as_json:
         echo_json(run)
@@ -108,7 +108,7 @@ def _run(target: Target, experiment_id: str, inputs: Path | None, repeats: int, 
 @mesh_options
 def _results(target: Target, experiment_id: str, as_json: bool) -> None:
     """Show each variant's metrics, and how far they are from those of the first one."""
-    path = f"{EXPERIMENTS.path_of(experiment_id)}/results"
+    path = f"{EXPERIMENTS.item_path(experiment_id)}/results"
     results = talk(target, lambda mesh: mesh.client.call("GET", path), need="state")
     if as_json:
         echo_json(results)
@@ -122,7 +122,7 @@ def _results(target: Target, experiment_id: str, as_json: bool) -> None:
         click.echo(f"\n{table(FIGURES, results['figures'], width=width)}")
 
 
-def _json_of(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

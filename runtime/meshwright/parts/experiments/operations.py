@@ -10,7 +10,7 @@ from typing import Any
 
 from meshwright import Event, TaskRequest
 from meshwright.component import Audit, Caller, Mesh, Operations, Tasks
-from meshwright.core.operations import operation_of
+from meshwright.core.operations import get_operation
 from meshwright.kit import (
     FINAL,
     AgentTypes,
@@ -192,7 +192,7 @@ class Experiments:
                 field="inputs",
             )
         if request.inputs is not None:
-            operation_of(Operations.submit).rule.check(caller)
+            get_operation(Operations.submit).rule.check(caller)
         key = caller.tenant_id, experiment_id
         await self._change(caller, ExperimentStarted, row, {"runs_over": over}, table.start, *key, over)
         task_ids = await self._submit(caller, row, request)
@@ -240,7 +240,7 @@ class Experiments:
                     )
                     name = f"{place}/{repeat}/{task_request.model_dump_json()}"
                     key = derived_id("experiment", row.experiment_id, spec.name, name)
-                    variants = (spec.of(row.experiment_id, row.agent_id),)
+                    variants = (spec.task_variant(row.experiment_id, row.agent_id),)
                     try:
                         receipt = await operations.submit(
                             task_request, idempotency_key=key, variants=variants

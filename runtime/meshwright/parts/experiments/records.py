@@ -58,7 +58,7 @@ class VariantSpec(Input):
     params: Annotated[dict[str, Any], AfterValidator(_small)] = Field(default_factory=dict)
     runs_as: Identifier | None = None
 
-    def of(self, experiment_id: str, agent_id: str) -> TaskVariant:
+    def task_variant(self, experiment_id: str, agent_id: str) -> TaskVariant:
         """The variant as tasks carry it."""
         fields = self.model_dump(exclude={"weight", "tags"})
         tags = None if self.tags is None else tuple(self.tags)

@@ -103,7 +103,7 @@ def measure(session: Session, experiment_id: str) -> Measurements:
 
 
 def _sample(metric: str, count: int, mean: float, mean_square: float) -> Sample:
-    of = Sample.of_share(count, mean) if metric == SUCCESS else Sample.of_sums(count, mean, mean_square)
+    of = Sample.from_share(count, mean) if metric == SUCCESS else Sample.from_sums(count, mean, mean_square)
     return of._replace(count=int(count))
 
 
@@ -253,7 +253,7 @@ class Sample(NamedTuple):
     variance: float
 
     @classmethod
-    def of_sums(cls, count: int, mean: float, mean_square: float) -> Sample:
+    def from_sums(cls, count: int, mean: float, mean_square: float) -> Sample:
         """Any numbers, by their mean and the mean of their squares."""
         spread = mean_square - mean * mean
         if count < 2 or spread <= _NOISE * mean * mean:
@@ -261,7 +261,7 @@ class Sample(NamedTuple):
         return cls(count, mean, spread * count / (count - 1))
 
     @classmethod
-    def of_share(cls, count: int, mean: float) -> Sample:
+    def from_share(cls, count: int, mean: float) -> Sample:
         """Observations from 0 to 1. The variance is that of one success and one failure more, so never 0."""
         smoothed = (mean * count + 1) / (count + 2)
         return cls(count, mean, smoothed * (1 - smoothed))

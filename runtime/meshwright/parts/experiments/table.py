@@ -48,7 +48,7 @@ MAX_ID = "~"
 
 
 @lru_cache(maxsize=100)
-def _request_of(spec: str) -> ExperimentRequest:
+def _parse_request(spec: str) -> ExperimentRequest:
     """The request of an experiment, which never changes: each fold of events asks for it."""
     return ExperimentRequest.model_validate_json(spec)
 
@@ -69,7 +69,7 @@ class ExperimentRow(Struct):
     @property
     def request(self) -> ExperimentRequest:
         """The request that it was made by."""
-        return _request_of(self.spec)
+        return _parse_request(self.spec)
 
     @property
     def view(self) -> Experiment:
@@ -214,10 +214,10 @@ class Assignment:
         request = row.request
         self._by_thread = request.unit == "thread"
         self._salt = f"{row.experiment_id}\x00{row.salt}\x00".encode()
-        self._variants = [spec.of(row.experiment_id, row.agent_id) for spec in request.variants]
+        self._variants = [spec.task_variant(row.experiment_id, row.agent_id) for spec in request.variants]
         self._bounds = [*accumulate(spec.weight for spec in request.variants)]
 
-    def of(self, task: Task) -> TaskVariant:
+    def assign(self, task: Task) -> TaskVariant:
         """The variant of a task: the same for each task of its thread, or of its requester."""
         unit = task.thread_id if self._by_thread else task.requested_by
         share = int.from_bytes(sha256(self._salt + unit.encode()).digest()[:7]) / (1 << 56)
@@ -240,7 +240,7 @@ class Assignments:
 
     def choose(self, task: Task) -> Iterable[TaskVariant]:
         """The variants of a new task, one for each experiment: any agent may get a part of it."""
-        return [assignment.of(task) for assignment in self._found.get(task.tenant_id, ())]
+        return [assignment.assign(task) for assignment in self._found.get(task.tenant_id, ())]
 
 
 # The tables `experiment_tasks` and `experiment_scores`: the metrics of tasks, made from their events
@@ -329,7 +329,7 @@ class ExperimentProjection:
             for event, acceptance in accepted
             for variant in acceptance.variants
             if (row := experiments.get(variant.experiment)) is not None and row.tenant_id == event.tenant_id
-            if (unit := _unit_of(row, event, acceptance)) and row.variant(variant.name)
+            if (unit := _unit_hash(row, event, acceptance)) and row.variant(variant.name)
         ]
         return [dict(zip(_TASK_COLUMNS, (*row, *_NONE), strict=True)) for row in rows]
 
@@ -383,7 +383,7 @@ def _accepted_in(event: Event) -> _Acceptance | None:
     return acceptance if acceptance.variants and acceptance.forked_from is None else None
 
 
-def _unit_of(row: ExperimentRow, event: Event, acceptance: _Acceptance) -> str:
+def _unit_hash(row: ExperimentRow, event: Event, acceptance: _Acceptance) -> str:
     """A hash of what the task is averaged with; "" for the task of another agent.
 
     Delegated tasks are averaged with those of the same task above, tasks for inputs with none.

@@ -11,7 +11,7 @@ from meshwright.engine.events.filter import NAME_OF_CALL
 from meshwright.kit import Session
 from meshwright.models.overview import Deployments
 from meshwright.parts.figures.records import ModelFigures
-from meshwright.parts.figures.sums import failures_of
+from meshwright.parts.figures.sums import call_failures
 
 _LAST_CALLS = 1_000
 _SELECT_CALLS = (
@@ -90,7 +90,7 @@ def figures_of_models(
     unsent = unsent_calls(calls, deployments)
     models: defaultdict[str, _Model] = defaultdict(_Model)
     for call in calls:
-        for failure in failures_of(call.failed_at, call.failed_with):
+        for failure in call_failures(call.failed_at, call.failed_with):
             models[failure.deployment].fail(failure.error)
         if call.outcome == "failed" and call.failed_at is None and call.name in unsent:
             continue

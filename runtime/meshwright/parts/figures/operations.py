@@ -185,11 +185,11 @@ def metrics_text(
     """
     out = MetricsText()
     samples = {
-        **_of_agents(figures),
-        **_of_tasks(figures, counts),
-        **_of_workers(figures),
-        **_of_models(figures),
-        **_of_calls(calls, providers),
+        **_agent_samples(figures),
+        **_task_samples(figures, counts),
+        **_worker_samples(figures),
+        **_model_samples(figures),
+        **_call_samples(calls, providers),
     }
     for name, (kind, text) in _METRICS.items():
         if name in samples:  # a mesh without a disk has no figures of it
@@ -205,7 +205,7 @@ def metrics_text(
     return out.text()
 
 
-def _of_agents(figures: Figures) -> dict[str, _Samples]:
+def _agent_samples(figures: Figures) -> dict[str, _Samples]:
     def per_agent(figure_of: Callable[[AgentFigures], float | None]) -> _Samples:
         return [({"agent": agent.agent_id}, figure_of(agent)) for agent in figures.agents]
 
@@ -246,7 +246,7 @@ def _age(agent: AgentFigures, now: datetime) -> float:
     return 0.0 if agent.oldest is None else max(0.0, (now - agent.oldest).total_seconds())
 
 
-def _of_tasks(figures: Figures, counts: Mapping[str, Mapping[str, int]]) -> dict[str, _Samples]:
+def _task_samples(figures: Figures, counts: Mapping[str, Mapping[str, int]]) -> dict[str, _Samples]:
     agents = {agent_id: types for agent_id, types in counts.items() if agent_id}
     letters, unnamed = figures.dead_letters, counts.get("", {})
     return {
@@ -267,7 +267,7 @@ def _of_tasks(figures: Figures, counts: Mapping[str, Mapping[str, int]]) -> dict
     }
 
 
-def _of_workers(figures: Figures) -> dict[str, _Samples]:
+def _worker_samples(figures: Figures) -> dict[str, _Samples]:
     workers = Counter((worker.store, worker.lease) for worker in figures.workers)
     samples: dict[str, _Samples] = {
         "workers": [({"store": store, "lease": lease}, count) for (store, lease), count in workers.items()]
@@ -278,7 +278,7 @@ def _of_workers(figures: Figures) -> dict[str, _Samples]:
     return samples | {f"{name}_bytes": [({}, size)] for name, size in sizes.items()}
 
 
-def _of_models(figures: Figures) -> dict[str, _Samples]:
+def _model_samples(figures: Figures) -> dict[str, _Samples]:
     models = figures.models
     shares = {"failed": "failed", "retried": "retried", "fallback": "fallbacks"}
     return {
@@ -294,7 +294,7 @@ def _of_models(figures: Figures) -> dict[str, _Samples]:
     }
 
 
-def _of_calls(calls: CallSums, providers: Mapping[str, str]) -> dict[str, _Samples]:
+def _call_samples(calls: CallSums, providers: Mapping[str, str]) -> dict[str, _Samples]:
     """The calls since the process began. `usage_` is summed as `/costs` is, but for tags and tasks."""
 
     def labels(key: CallKey) -> _Labels:

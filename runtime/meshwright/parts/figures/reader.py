@@ -241,7 +241,7 @@ class FiguresReader:
 
 
 def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
-    values = _of(session, tenant_id)
+    values = _tenant_values(session, tenant_id)
     listed = {**values, "limit": _MAX_LISTED}
     condition = _OF_TENANT if values else ""
     running = session.execute(
@@ -300,7 +300,7 @@ def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[Parke
 def _read_open(
     session: Session, tenant_id: str | None, agent_id: str | None = None
 ) -> list[tuple[str, str, int, float]]:
-    values = _of(session, tenant_id)
+    values = _tenant_values(session, tenant_id)
     condition = _OF_TENANT if values else ""
     if agent_id is None:
         return session.execute(_OPEN.format(_open_tasks(session), condition), values).fetchall()
@@ -314,7 +314,7 @@ def _open_tasks(session: Session) -> str:
     return session.by_index("tasks", "tasks_open")
 
 
-def _of(session: Session, tenant_id: str | None) -> dict[str, Any]:
+def _tenant_values(session: Session, tenant_id: str | None) -> dict[str, Any]:
     return {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
 
 
@@ -423,13 +423,13 @@ class Roster:
             if (now - worker.seen_at).total_seconds() > _MISSED * self._seconds:
                 del self._heard[name]
         others = sorted(self._heard.values(), key=lambda worker: (worker.started_at, worker.incarnation))
-        leases = await asyncio.gather(*(self._lease_of(worker) for worker in others))
+        leases = await asyncio.gather(*(self._lease_state(worker) for worker in others))
         listed = [
             worker.model_copy(update={"lease": lease}) for worker, lease in zip(others, leases, strict=True)
         ]
         return [self._own(now), *listed] if self._mesh.ready else listed
 
-    async def _lease_of(self, worker: WorkerFigures) -> Literal["held", "expired", "unknown"]:
+    async def _lease_state(self, worker: WorkerFigures) -> Literal["held", "expired", "unknown"]:
         try:
             return "expired" if await self._mesh.runtime.has_expired(worker.incarnation) else "held"
         except HostError:  # the store is away, and the figures of the others are still worth reading

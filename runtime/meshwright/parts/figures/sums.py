@@ -97,7 +97,7 @@ class FailureKey(NamedTuple):
     error: str
 
 
-def failures_of(failed_at: str | None, failed_with: str | None) -> list[FailureKey]:
+def call_failures(failed_at: str | None, failed_with: str | None) -> list[FailureKey]:
     """The failed attempts of a call, from the columns of its row; older rows do not name the errors."""
     if failed_at is None:
         return []
@@ -257,7 +257,7 @@ class CallSums:
             _histogram(self.tokens, (key, "output"), TOKEN_BUCKETS).add(row.completion_tokens)
 
     def _count_failures(self, row: _CallRow) -> None:
-        failures = failures_of(row.failed_at, row.failed_with)
+        failures = call_failures(row.failed_at, row.failed_with)
         if not failures and row.outcome == "failed" and row.error != _NOT_SENT:
             failures = [FailureKey(row.deployment or row.model or row.group, row.error)]
         for failure in failures:
@@ -375,7 +375,7 @@ class AgentProjection:
             name = event.agent_id or ""
             row, last[name] = rows[name], event.seq or 0
             if event.event_type == _ATTEMPT_ENDED:
-                end = _end_of(event)
+                end = _read_end(event)
                 row.recent.append((int(seconds(event.time)), end.status, end.worked_us))
             else:
                 row.counts[event.event_type] += 1
@@ -398,7 +398,7 @@ def histories(session: Session) -> dict[str, AgentHistory]:
     }
 
 
-def _end_of(event: Event) -> _End:
+def _read_end(event: Event) -> _End:
     payload = event.payload
     try:
         if isinstance(payload, Json):

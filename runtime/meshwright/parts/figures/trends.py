@@ -13,7 +13,7 @@ from meshwright.kit import Session, from_pico
 from meshwright.money.task_costs import whole_part
 from meshwright.parts.figures.deployments import quantile_seconds
 from meshwright.parts.figures.records import AgentHour, AgentTrend, ModelHour, ModelTrend
-from meshwright.parts.figures.sums import FailureKey, failures_of
+from meshwright.parts.figures.sums import FailureKey, call_failures
 
 HOUR_SECONDS = 3600
 _MAX_TASKS = 20_000  # that succeeded, the newest
@@ -45,7 +45,7 @@ class TrendCall(NamedTuple):
     @property
     def failures(self) -> list[FailureKey]:
         """Its attempts that failed; a failed call without any counts as one."""
-        failures = failures_of(self.failed_at, self.failed_with)
+        failures = call_failures(self.failed_at, self.failed_with)
         if not failures and self.outcome != "ok":
             failures = [FailureKey(self.name, self.error)]
         return failures

@@ -28,7 +28,7 @@ from meshwright.kit import (
     WholeInbox,
     operation,
 )
-from meshwright.mesh.identity.batches import ManyRequest, fault_of
+from meshwright.mesh.identity.batches import ManyRequest, error_fault
 from meshwright.mesh.identity.filters import InboxCursor, TaskPageQuery, read_filter, require_known
 from meshwright.mesh.orchestration.again import AnswerPage, AnswerResult
 
@@ -199,7 +199,7 @@ class InboxOperations(Acting):
                     question.task_id, question.wait_id, value, digest=question.digest or ""
                 )
         except MeshError as error:
-            return replace(answered, refused=fault_of(error))
+            return replace(answered, refused=error_fault(error))
         return answered
 
 

@@ -66,10 +66,10 @@ def probe(port: int | None) -> None:
     Exit status 1 where it is not: the health check of a container.
     """
     from meshwright.component import load_settings
-    from meshwright.parts.stack.machine import LOOPBACK, answers, url_of
+    from meshwright.parts.stack.machine import LOOPBACK, answers, server_url
 
     http = load_settings(Path())[HttpSettings]
-    url = f"{url_of((LOOPBACK, port or http.plain_port or http.port))}/readyz"
+    url = f"{server_url((LOOPBACK, port or http.plain_port or http.port))}/readyz"
     if not asyncio.run(answers(url)):
         raise click.ClickException(
             f"nothing is ready at {url}; name the port of the mesh or worker: --port N"
@@ -79,15 +79,15 @@ def probe(port: int | None) -> None:
 
 def _project(settings: Settings) -> Project:
     """The project of the present folder. Raises ConfigError."""
-    from meshwright.agents.component import app_of, tool_settings
+    from meshwright.agents.component import agent_app, tool_settings
     from meshwright.agents.loader import prompts_folder
     from meshwright.kit import FRONT
-    from meshwright.mesh.app import agents_of
+    from meshwright.mesh.app import load_agents
     from meshwright.parts.k8s.render import Project
-    from meshwright.parts.stack.machine import components_of
+    from meshwright.parts.stack.machine import components_folder
 
     tools = tool_settings(settings, Path())
-    agents = {agent.agent_id: agent for agent in agents_of(settings, Path.cwd())}
+    agents = {agent.agent_id: agent for agent in load_agents(settings, Path.cwd())}
     prompts = prompts_folder(Path(), settings)
     names = sorted({_CONTEXT_SERVICE, *(agent.prompt for agent in agents.values())})
     try:
@@ -100,9 +100,9 @@ def _project(settings: Settings) -> Project:
     return Project(
         settings=settings,
         agents={name: agent.prompt for name, agent in sorted(agents.items())},
-        at_front=frozenset(name for name, agent in agents.items() if app_of(agent, tools) == FRONT),
+        at_front=frozenset(name for name, agent in agents.items() if agent_app(agent, tools) == FRONT),
         prompts=texts,
-        components=components_of(Path()),
+        components=components_folder(Path()),
     )
 
 

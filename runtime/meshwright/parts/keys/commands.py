@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.component import KEY_ROLES
-from meshwright.console.connect import one_of
+from meshwright.console.connect import match_id
 from meshwright.core.access import ALL_ROLES
 from meshwright.kit import (
     Connection,
@@ -128,11 +128,11 @@ def _create(
         return document(key)
 
     async def make_there(there: LiteLLMProxy) -> Document:
-        from meshwright.money.keys import budget_of
+        from meshwright.money.keys import key_budget
 
         if agent_id is None:
             raise click.UsageError("A key of the proxy is an agent's: use --agent in place of --name.")
-        limit = budget_of(budget, "proxy", agent_id) if budget else None
+        limit = key_budget(budget, "proxy", agent_id) if budget else None
         key = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
         agent_keys().put(tenant_id, agent_id, key=key.key, token=key.token)
         return {"key_id": key.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": key.key}
@@ -159,7 +159,7 @@ def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_jso
     """
 
     async def make(mesh: Connection) -> Document:
-        key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
+        key = match_id(key_id, (key.key_id for key in await mesh.client.keys()), "key")
         return document(await mesh.client.rotate_key(key, grace=grace, expires=expires))
 
     key = talk(target, make, need="change")
@@ -181,7 +181,7 @@ def _revoke(target: Target, key_id: str, proxy: bool) -> None:
     """
 
     async def end(mesh: Connection) -> str:
-        key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
+        key = match_id(key_id, (key.key_id for key in await mesh.client.keys()), "key")
         await mesh.client.revoke_key(key)
         return key
 

@@ -27,7 +27,7 @@ from meshwright.kit import (
     show,
     talk,
 )
-from meshwright.parts.llmops.display import PROMPTS, labels_of, number_of
+from meshwright.parts.llmops.display import PROMPTS, render_labels, render_number
 
 registry = resource_group(PROMPTS)
 _NAME = click.argument("name", metavar="NAME", shell_complete=completes_ids(PROMPTS))
@@ -44,7 +44,7 @@ def _short(digest: str) -> str:
 
 
 _VERSIONS = (
-    Column("version", write=number_of),
+    Column("version", write=render_number),
     Column("digest", "digest", _short),
     Column("labels", write=_labels_at, cut=2),
     Column("author", "author"),
@@ -53,11 +53,11 @@ _VERSIONS = (
 )
 
 
-def _version_of(target: Target, name: str, version: int | None, label: str | None) -> Document:
+def _find_version(target: Target, name: str, version: int | None, label: str | None) -> Document:
     """A version with its text: by its number or a label, else the newest."""
     if version is not None and label is not None:
         raise click.UsageError("give either --version or --label", click.get_current_context())
-    path = PROMPTS.path_of(name)
+    path = PROMPTS.item_path(name)
     query = {"version": version} if version else {"label": label} if label else {}
     return talk(target, lambda mesh: mesh.client.call("GET", path, **query), need="state")
 
@@ -70,7 +70,7 @@ def _version_of(target: Target, name: str, version: int | None, label: str | Non
 @mesh_options
 def _show(target: Target, name: str, version: int | None, label: str | None, as_json: bool) -> None:
     """Print a version of a prompt as a file: its parameters as front matter, and its template."""
-    prompt = _version_of(target, name, version, label)
+    prompt = _find_version(target, name, version, label)
     if as_json:
         echo_json(prompt)
     else:
@@ -101,7 +101,7 @@ def _promote(
     from meshwright.agents.prompts.history import promote
 
     file = _own_prompts() / f"{name}.prompt"
-    prompt = _version_of(target, name, version, label)
+    prompt = _find_version(target, name, version, label)
     number, digest = prompt["version"], prompt["digest"]
     why = f"{prompt['message']}\n\n" if prompt["message"] else ""
     origin = f"Registered by {prompt['author']} as v{number}, digest {digest}."
@@ -140,7 +140,7 @@ def _own_prompts() -> Path:
 @mesh_options
 def _versions(target: Target, name: str, as_json: bool) -> None:
     """List the versions of a prompt, the newest first."""
-    path = f"{PROMPTS.path_of(name)}/versions"
+    path = f"{PROMPTS.item_path(name)}/versions"
     versions = talk(target, lambda mesh: mesh.client.items(path), need="state")
     show(versions, _VERSIONS, as_json=as_json, empty="")
 
@@ -188,7 +188,7 @@ def _label(target: Target, name: str, label: str, version: int, as_json: bool) -
     """Point a label at a version. Agents use `production` from their next attempt on."""
     path, body = _path_of_label(name, label), {"version": version}
     prompt = talk(target, lambda mesh: mesh.client.call("PUT", path, body=body), need="change")
-    echo_json(prompt) if as_json else click.echo(f"{name}: {labels_of(prompt)}")
+    echo_json(prompt) if as_json else click.echo(f"{name}: {render_labels(prompt)}")
 
 
 @registry.command("unlabel")
@@ -202,4 +202,4 @@ def _unlabel(target: Target, name: str, label: str) -> None:
 
 
 def _path_of_label(name: str, label: str) -> str:
-    return f"{PROMPTS.path_of(name)}/labels/{quote(label, safe='')}"
+    return f"{PROMPTS.item_path(name)}/labels/{quote(label, safe='')}"

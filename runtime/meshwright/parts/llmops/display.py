@@ -6,12 +6,12 @@ from meshwright.component import Column, Resource, Verb
 from meshwright.kit import Document, local_time
 
 
-def labels_of(prompt: Document) -> str:
+def render_labels(prompt: Document) -> str:
     """The labels of a prompt with their versions: `production v2, canary v3`."""
     return ", ".join(f"{label} v{version}" for label, version in prompt["labels"].items())
 
 
-def number_of(prompt: Document) -> str:
+def render_number(prompt: Document) -> str:
     """The number of a version: `v3`."""
     return f"v{prompt['version']}"
 
@@ -21,8 +21,8 @@ PROMPTS = Resource(
     "/v1/prompts",
     (
         Column("prompt", "name"),
-        Column("newest", write=number_of),
-        Column("labels", write=labels_of, cut=2),
+        Column("newest", write=render_number),
+        Column("labels", write=render_labels, cut=2),
         Column("author", "author"),
         Column("when", "created_at", local_time),
         Column("message", "message", cut=1),

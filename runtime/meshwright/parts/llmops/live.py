@@ -73,11 +73,11 @@ class _SharedRegistry(Actor[_SharedLive]):
     """The live versions that workers read, and turns for those that have to call."""
 
     def __init__(
-        self, ref: ActorRef, live_now: Callable[[], LivePrompts], text_of: Callable[[Live], str]
+        self, ref: ActorRef, live_now: Callable[[], LivePrompts], read_text: Callable[[Live], str]
     ) -> None:
         super().__init__(ref)
         self._live_now = live_now
-        self._text_of = text_of
+        self._read_text = read_text
 
     @turn
     def share(self, turn: Turn, state: _SharedLive) -> None:
@@ -92,7 +92,7 @@ class _SharedRegistry(Actor[_SharedLive]):
     @turn
     def text(self, turn: Turn, version: Live) -> str:
         """The text of one of them, or of a version that is tried."""
-        return self._text_of(version)
+        return self._read_text(version)
 
 
 class _SharedVersion(Actor[_SharedText]):
@@ -111,10 +111,12 @@ class SharedPrompts:
         self._mesh = mesh
 
     @staticmethod
-    def kinds(live_now: Callable[[], LivePrompts], text_of: Callable[[Live], str]) -> list[ActorKind]:
+    def kinds(live_now: Callable[[], LivePrompts], read_text: Callable[[Live], str]) -> list[ActorKind]:
         """The actors of the front."""
-        registry = ActorKind.of(_SharedRegistry, type=_REGISTRY.type, live_now=live_now, text_of=text_of)
-        return [registry, ActorKind.of(_SharedVersion, type=_VERSION)]
+        registry = ActorKind.from_class(
+            _SharedRegistry, type=_REGISTRY.type, live_now=live_now, read_text=read_text
+        )
+        return [registry, ActorKind.from_class(_SharedVersion, type=_VERSION)]
 
     async def share(self, texts: Mapping[Live, str], earlier: Set[Live]) -> None:
         """Share the live versions, of which the texts of the `earlier` ones are shared. Raises HostError."""
@@ -134,7 +136,7 @@ class SharedPrompts:
             return state.live
         return LivePrompts.model_validate(await self._mesh.runtime.call(_REGISTRY, "live"))
 
-    async def text_of(self, item: Live) -> str:
+    async def version_text(self, item: Live) -> str:
         """The text of a version. Raises HostError, and NotFound."""
         state = await self._mesh.runtime.read(_ref(item), _SharedText)
         if state is not None and state.text:
@@ -188,10 +190,10 @@ class LivePromptSource:
         def live_now() -> LivePrompts:
             return LivePrompts(items=tuple(self.live_texts(is_newest=True)))
 
-        def text_of(version: Live) -> str:
-            return self.live_texts().get(version) or self.text_of_version(version)
+        def version_text(version: Live) -> str:
+            return self.live_texts().get(version) or self.stored_text(version)
 
-        return [Actors(kind, FRONT) for kind in self._sharing.kinds(live_now, text_of)]
+        return [Actors(kind, FRONT) for kind in self._sharing.kinds(live_now, version_text)]
 
     async def start(self) -> None:
         """Read them, and again after each change."""
@@ -221,7 +223,7 @@ class LivePromptSource:
         """
         if context.version is not None:
             version = Live(tenant_id=context.tenant_id, name=name, version=context.version)
-            return self._prompt(version, self.text_of_version(version))
+            return self._prompt(version, self.stored_text(version))
         if self._texts is None and context == NO_RUN:
             return None
         texts, live = self.live_texts(), self._live.get((context.tenant_id, name))
@@ -234,7 +236,7 @@ class LivePromptSource:
             self._parsed[version] = parse_prompt(version.name, text.encode(), place, source="registry")
         return self._parsed[version]
 
-    def text_of_version(self, version: Live) -> str:
+    def stored_text(self, version: Live) -> str:
         """The text of any version. Raises HostError until it is read, which begins then.
 
         Raises PromptError for one that there is not.
@@ -255,14 +257,14 @@ class LivePromptSource:
     async def prepare(self, version: Live) -> None:
         """Read a version that is going to be tried, as far as that can be: else a run reads it."""
         with suppress(HostError, PromptError):
-            self.text_of_version(version)
+            self.stored_text(version)
         if (fetching := self._fetching.get(version)) is not None:
             await asyncio.wait([fetching])
 
     async def _fetch_tried(self, version: Live) -> None:
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                text = await self._text_of(version)
+                text = await self._fetch_text(version)
                 if self.mesh.shares_tables:
                     await self._sharing.share_text(version, text)
                 self._tried[version] = text
@@ -369,7 +371,7 @@ class LivePromptSource:
         for item in live:
             if item not in self._fetched:
                 async with asyncio.timeout(_FETCH_SECONDS):
-                    self._fetched[item] = await self._text_of(item)
+                    self._fetched[item] = await self._fetch_text(item)
         return {item: self._fetched[item] for item in live}
 
     async def _live_now(self) -> LivePrompts:
@@ -377,10 +379,10 @@ class LivePromptSource:
             return await self.mesh.database.read(table.live)
         return await self._sharing.live()
 
-    async def _text_of(self, item: Live) -> str:
+    async def _fetch_text(self, item: Live) -> str:
         if self._has_table:
-            return await self.mesh.database.read(table.text_of, item)
-        return await self._sharing.text_of(item)
+            return await self.mesh.database.read(table.version_text, item)
+        return await self._sharing.version_text(item)
 
     def _expire(self, event: Event | None = None) -> None:
         self._version += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meshwright.agents.loader import variables_of
+from meshwright.agents.loader import prompt_variables
 from meshwright.component import Audit, Caller
 from meshwright.kit import AgentTypes, Identifier, InvalidInput, Limit, Role, Rule, has_role, operation
 from meshwright.parts.llmops import table
@@ -26,7 +26,7 @@ from meshwright.parts.llmops.records import (
     PromptVersionPage,
     Version,
     VersionQuery,
-    row_of,
+    prompt_row,
 )
 from meshwright.parts.llmops.table import PRODUCTION, MatchedVersion
 
@@ -89,7 +89,7 @@ class PromptRegistry(LivePromptSource):
         self, caller: Caller, name: Identifier, *, version: int | None = None, label: str | None = None
     ) -> PromptVersion:
         """Show a version, the newest by default. Versions of a deleted prompt are shown by their numbers."""
-        return PromptVersion.of(await self._find(caller, name, version, label))
+        return PromptVersion.from_match(await self._find(caller, name, version, label))
 
     @operation(SEE, f"GET {_ROUTE}/versions", "List versions", name="list_versions", errors=NONE)
     async def history(
@@ -139,7 +139,7 @@ class PromptRegistry(LivePromptSource):
         await self._find(caller, name, version)
         moved = PromptLabelled(name=name, label=label, version=version)
         await self._change(caller, moved, table.set_label, name, label, version)
-        return PromptSummary.of(await self._find(caller, name))
+        return PromptSummary.from_match(await self._find(caller, name))
 
     @operation(
         CHANGE,
@@ -160,15 +160,15 @@ class PromptRegistry(LivePromptSource):
     async def _add(
         self, caller: Caller, name: str, change: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
     ) -> PromptVersion:
-        own, now = variables_of(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.runtime.clock.now()
-        row = row_of(caller.tenant_id, name, change, caller.requested_by, now, own)
+        own, now = prompt_variables(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.runtime.clock.now()
+        row = prompt_row(caller.tenant_id, name, change, caller.requested_by, now, own)
         payload = PromptRegistered(name=name, digest=row.digest, author=row.author, message=row.message)
         event = self.mesh.event(payload, tenant_id=caller.tenant_id)
         limits = (self.config.max_prompts, self.config.max_versions)
         action, details = payload.event_type, {"digest": row.digest}
         async with self.mesh.get(Audit).change(caller, action, _subject(name), details):
             number = await self.mesh.write(table.add, event, row, limits, is_new=is_new, expected=expected)
-        return PromptVersion.of(await self._find(caller, name, number))
+        return PromptVersion.from_match(await self._find(caller, name, number))
 
     async def _change(
         self, caller: Caller, payload: _Change, write: Callable[..., Any], *args: Any, **kwargs: Any
@@ -193,7 +193,7 @@ def _subject(name: str) -> str:
 
 def _summaries(caller: Caller, matches: Sequence[MatchedVersion]) -> list[PromptSummary]:
     """Versions as a caller may see them: a message may quote the text, so it takes the same roles."""
-    summaries = [PromptSummary.of(match) for match in matches]
+    summaries = [PromptSummary.from_match(match) for match in matches]
     if any(has_role(caller, role) for role in READ.roles):
         return summaries
     return [summary.model_copy(update={"message": ""}) for summary in summaries]

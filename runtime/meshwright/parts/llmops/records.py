@@ -98,7 +98,7 @@ class PromptSummary(BaseModel):
     deleted: bool
 
     @classmethod
-    def of(cls, match: MatchedVersion) -> PromptSummary:
+    def from_match(cls, match: MatchedVersion) -> PromptSummary:
         """The summary of a version."""
         return PromptSummary(**_known(match))
 
@@ -114,7 +114,7 @@ class PromptVersion(PromptSummary):
     parameters: dict[str, Any]
 
     @classmethod
-    def of(cls, match: MatchedVersion) -> PromptVersion:
+    def from_match(cls, match: MatchedVersion) -> PromptVersion:
         """The whole version."""
         parameters, template = fields_and_body(match.row.text)
         fields = _known(match)
@@ -150,14 +150,14 @@ def _known(match: MatchedVersion) -> dict[str, Any]:
     }
 
 
-def row_of(
+def prompt_row(
     tenant_id: str, name: str, change: PromptChange, author: str, now: datetime, own: Iterable[str]
 ) -> PromptRow:
     """A version without its number yet; `own` are the variables of the agents that have the prompt.
 
     Raises InvalidPrompt.
     """
-    text = _text_of(name, change.template, change.parameters, offered_to(name, own))
+    text = _render_text(name, change.template, change.parameters, offered_to(name, own))
     return PromptRow(
         tenant_id=tenant_id,
         name=name,
@@ -170,7 +170,7 @@ def row_of(
     )
 
 
-def _text_of(name: str, template: str, parameters: Mapping[str, Any], offered: Sequence[str]) -> str:
+def _render_text(name: str, template: str, parameters: Mapping[str, Any], offered: Sequence[str]) -> str:
     """The text of a prompt file. Raises InvalidPrompt."""
     fields = dict(parameters)
     if fields.keys().isdisjoint(("variables", "inputs")):

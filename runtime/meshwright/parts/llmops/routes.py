@@ -93,7 +93,9 @@ class PromptTest(BaseModel):
     duration_ms: float | None = None
 
     @classmethod
-    def of(cls, version: PromptVersion, agent_id: str, task_id: str, outcome: Outcome | None) -> PromptTest:
+    def from_outcome(
+        cls, version: PromptVersion, agent_id: str, task_id: str, outcome: Outcome | None
+    ) -> PromptTest:
         """The test of a version by an agent: as it ended, or that it goes on."""
         of_version = {"prompt_id": version.prompt_id, "version": version.version, "digest": version.digest}
         if outcome is None:
@@ -114,7 +116,7 @@ async def test_prompt(
     """
     registry = mesh.get(PromptRegistry)
     version = await registry.show(caller, name, version=options.version, label=options.label)
-    agent = _agent_of(mesh, name, options.agent_id)
+    agent = _find_agent(mesh, name, options.agent_id)
     prompt = parse_prompt(name, version.text.encode(), f"registry:v{version.version}")
     own = {
         **(agent.variables if agent is not None else {}),
@@ -147,7 +149,7 @@ async def test_prompt(
             outcome = await mesh.get(Tasks).outcome(receipt.task_id, caller.tenant_id)
     except TimeoutError:  # the task goes on
         pass
-    return PromptTest.of(version, agent_id, receipt.task_id, outcome)
+    return PromptTest.from_outcome(version, agent_id, receipt.task_id, outcome)
 
 
 async def _test_on_model(
@@ -192,7 +194,7 @@ async def _test_on_model(
     )
 
 
-def _agent_of(mesh: Mesh, name: str, agent_id: str | None) -> type[Agent] | None:
+def _find_agent(mesh: Mesh, name: str, agent_id: str | None) -> type[Agent] | None:
     """The agent that tests a prompt: it has that prompt. None if no agent has. Raises NotFound."""
     able = {agent.agent_id: agent for agent in mesh.get(AgentTypes) if agent.prompt == name}
     if agent_id is not None and agent_id not in able:

@@ -236,7 +236,7 @@ def live(session: Session) -> LivePrompts:
     )
 
 
-def text_of(session: Session, version: Live) -> str:
+def version_text(session: Session, version: Live) -> str:
     """The text of a version."""
     return _version(session, version.tenant_id, version.name, version.version).text
 

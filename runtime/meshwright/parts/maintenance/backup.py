@@ -144,7 +144,7 @@ def _copy(folder: Path, draft: Path, progress: Progress | None, front: str) -> B
         )
         copy.execute("PRAGMA journal_mode=DELETE")  # one file
         copy.execute("CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
-        files = {name: text for name in FILES if (text := text_of(_path(folder, name, front))) is not None}
+        files = {name: text for name in FILES if (text := read_text(_path(folder, name, front))) is not None}
         if HEADS in files:
             files[HEADS] = _heads_until(files[HEADS], last_seq)
         rows = {_ABOUT: backup.model_dump_json(), **files}
@@ -169,7 +169,7 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
         raise StoreFailed(f"{source} cannot be restored to {folder}: there is no such file", remedy=_NAME)
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as copy:
-            files = _files_of(source, copy)
+            files = _backup_files(source, copy)
             backup = _about(source, files.pop(_ABOUT))
             with lock_folder(make_private(folder)):
                 make_private(folder / backup.front)
@@ -181,7 +181,7 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
     return backup
 
 
-def _files_of(source: Path, copy: sqlite3.Connection) -> dict[str, str]:
+def _backup_files(source: Path, copy: sqlite3.Connection) -> dict[str, str]:
     """The files of a backup by name. Raises StoreFailed for a file that is none, or is damaged."""
     try:
         files: dict[str, str] = dict(copy.execute("SELECT name, content FROM backup").fetchall())
@@ -238,7 +238,7 @@ def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: 
     source.backup(copy, pages=_PAGES, sleep=0, progress=report)
 
 
-def text_of(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
     """The text of a file of a data folder, None where there is none. Raises OSError, ValueError."""
     try:
         return read_private(path)

@@ -329,7 +329,7 @@ def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, 
     from meshwright.engine.events.heads import FILE_NAME as HEADS
     from meshwright.engine.events.verify import verify
     from meshwright.engine.sql.sqlite import FILE_NAME
-    from meshwright.mesh.app import database_of, sqlite_runtime
+    from meshwright.mesh.app import choose_database, sqlite_runtime
     from meshwright.parts.maintenance.verify import keeps_actors, verify_store
     from meshwright.parts.stack.machine import front_folder
 
@@ -343,7 +343,7 @@ def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, 
             settings = settings.having(data_dir=folders.pop())
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
         raise click.ClickException(f"{settings.data_dir} has no event log; name its folder: --data DIR")
-    report = verify(database_of(settings, Path()), _progress("rows"), key=key)
+    report = verify(choose_database(settings, Path()), _progress("rows"), key=key)
     if audit:
         return report, None
     has_actors = keeps_actors(settings.store)

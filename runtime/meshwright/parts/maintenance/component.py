@@ -38,7 +38,7 @@ class MaintenanceComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The hold of the mesh."""
-        yield Actors(ActorKind.of(MeshHold), FRONT)
+        yield Actors(ActorKind.from_class(MeshHold), FRONT)
 
     def routes(self) -> APIRouter:
         """`/drain`, `/hold`, `/release` and `/store/verify`."""

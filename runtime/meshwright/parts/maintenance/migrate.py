@@ -28,14 +28,14 @@ from meshwright.engine.sql.meta import (
     copy_rows,
     delete_note,
     read_note,
+    read_tables,
     refuse_if_moved,
     set_sequences,
-    tables_of,
     write_note,
 )
 from meshwright.engine.sql.sqlite import FILE_NAME
 from meshwright.kit import Database, EventLog, InvalidInput, Session, Struct, new_id
-from meshwright.parts.maintenance.backup import FILES, no_store, text_of
+from meshwright.parts.maintenance.backup import FILES, no_store, read_text
 
 _OWN = frozenset(
     {"component_versions", "meta", "last_group", "workers", "event_news", "event_ends", "dead_letters"}
@@ -161,7 +161,7 @@ def _freeze(session: Session, location: str) -> None:
         return
     _refuse_workers(session, location)
     session.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
-    names = ", ".join(sorted(tables_of(session).keys() - {"meta"}))
+    names = ", ".join(sorted(read_tables(session).keys() - {"meta"}))
     session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
     session.execute(f"LOCK TABLE {names} IN EXCLUSIVE MODE")  # a worker that joins waits for the end
     _refuse_workers(session, location)
@@ -217,7 +217,7 @@ def _fill(session: Session, store: Session, source: str, target: str, progress: 
 
 def _parts(store: Session, session: Session, location: str) -> list[_Part]:
     """The rows of every table. Raises StoreFailed for a table or column that has no place in the target."""
-    theirs, ours = tables_of(store), tables_of(session)
+    theirs, ours = read_tables(store), read_tables(session)
     parts = _actors(store.dialect, session.dialect)
     for name, table in theirs.items():
         if name in _OWN or name in _ACTORS:
@@ -262,9 +262,9 @@ def _files(source: Database, target: Database, *, is_again: bool) -> dict[str, s
     if source.folder.resolve() == target.folder.resolve():
         return {}
     make_private(target.folder)
-    files = {name: text for name in FILES if (text := text_of(source.folder / name)) is not None}
+    files = {name: text for name in FILES if (text := read_text(source.folder / name)) is not None}
     for name, text in files.items():
-        if not is_again and text_of(target.folder / name) not in (None, text):
+        if not is_again and read_text(target.folder / name) not in (None, text):
             raise StoreFailed(f"{target.folder} has a file {name} of its own", remedy="name a new folder")
     return files
 

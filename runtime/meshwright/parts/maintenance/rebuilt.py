@@ -41,7 +41,7 @@ class Rebuilt:
         ]
         current = [item for item in projections if positions.get(item.name, (0, 0))[0] == item.version]
         self._ends = {item: positions[item.name][1] for item in current}
-        self._tables = {item: self._tables_of(item) for item in current}
+        self._tables = {item: self._projection_tables(item) for item in current}
         self._later: list[tuple[Projection, Event]] = []
 
     @property
@@ -73,7 +73,7 @@ class Rebuilt:
             reason = f"{type(error).__name__}: {error}"
             yield f"List {item.name}: events {first} to {last} cannot be taken: {reason}"
 
-    def _tables_of(self, item: Projection) -> list[str]:
+    def _projection_tables(self, item: Projection) -> list[str]:
         """The tables of a projection: those that it empties."""
         tables: dict[str, None] = {}
 
@@ -91,14 +91,14 @@ class Rebuilt:
         """The rows in which the store differs, but for those of events that were pruned or erased."""
         for item, tables in self._tables.items():
             for table in tables:
-                columns, keys = self._columns_of(table)
+                columns, keys = self._table_columns(table)
                 if (oldest > 1 and "seq" not in columns) or (erased and "task_id" not in columns):
                     self.notes.append(f"The list {table} is not compared: events of it were pruned or erased")
                     continue
                 self._copy(store, table, columns)
                 yield from self._compare(item.name, table, columns, keys, oldest, erased)
 
-    def _columns_of(self, table: str) -> tuple[list[str], list[str]]:
+    def _table_columns(self, table: str) -> tuple[list[str], list[str]]:
         rows = self.session.execute(f"PRAGMA table_info({table})").fetchall()
         keyed = sorted((row[5], row[1]) for row in rows if row[5])
         return [row[1] for row in rows], [name for _, name in keyed]

@@ -17,8 +17,8 @@ from meshwright.component import ActorRef, TaskKey
 from meshwright.core.encoding import Json
 from meshwright.core.errors import StoreTooOld
 from meshwright.core.task_events import TaskStarted
-from meshwright.engine.events.rows import COLUMN_LIST, ERASED_EVENT, event_of
-from meshwright.engine.events.tasks import PRUNED, RECORDS_PRUNED, outcome_of, pruned_tasks
+from meshwright.engine.events.rows import COLUMN_LIST, ERASED_EVENT, read_row
+from meshwright.engine.events.tasks import PRUNED, RECORDS_PRUNED, pruned_tasks, read_outcome
 from meshwright.engine.sql.migrations import pending_upgrade
 from meshwright.engine.work.entry import ThreadState
 from meshwright.engine.work.protocol import ORCHESTRATOR
@@ -141,7 +141,7 @@ class _StoreCheck:
         )
         reached = 0
         while rows := self.store.execute(query, (reached, self._last, *types, _AT_ONCE)).fetchall():
-            yield [event_of(row, Json) for row in rows]
+            yield [read_row(row, Json) for row in rows]
             reached = rows[-1][0]
 
     # Events
@@ -157,7 +157,7 @@ class _StoreCheck:
         elif event.event_type == RECORDS_PRUNED:
             self._forgotten.update(pruned_tasks(event))
         elif event.event_type == _ATTEMPT or event.event_type in FINAL:
-            outcome = outcome_of(event)
+            outcome = read_outcome(event)
             generation, attempt = (outcome.generation, outcome.attempt) if outcome else (0, 0)
             if outcome is not None:
                 kind = _ATTEMPT if event.event_type == _ATTEMPT else "outcome"
@@ -234,7 +234,7 @@ class _StoreCheck:
         opened: list[tuple[str, TaskKey, TaskRecord, bool]] = []  # a connection reads one query at a time
         rows = self.store.stream("SELECT id, obliged, state FROM heads WHERE type = ?", (ORCHESTRATOR,))
         for name, obliged, state in rows:
-            key = TaskKey.of(ActorRef(ORCHESTRATOR, name))
+            key = TaskKey.from_ref(ActorRef(ORCHESTRATOR, name))
             place = f"Task {key.task_id} of tenant {key.tenant_id}"
             try:
                 record = TaskRecord.model_validate_json(state)
@@ -274,7 +274,7 @@ class _StoreCheck:
         state = ThreadState.model_validate_json(row[0]) if row else ThreadState()
         entries = [entry for entry in state.inbox if entry.task_id == key.task_id]
         for wait in [wait for entry in entries for wait in entry.waits if wait.child_task_id is not None]:
-            child = self._record_of(TaskKey(key.tenant_id, wait.child_task_id or ""))
+            child = self._read_record(TaskKey(key.tenant_id, wait.child_task_id or ""))
             is_on_its_way = any(wait.wait_id.encode() in message for message in waiting)
             if child is not None and child.outcome is not None and not is_on_its_way:
                 yield (
@@ -284,7 +284,7 @@ class _StoreCheck:
         if not entries and not any(key.task_id.encode() in message for message in waiting):
             yield f"{place}: it is open, and neither its thread {thread} nor a message has it"
 
-    def _record_of(self, key: TaskKey) -> TaskRecord | None:
+    def _read_record(self, key: TaskKey) -> TaskRecord | None:
         row = self.store.execute("SELECT state FROM heads WHERE type = ? AND id = ?", key.ref).fetchone()
         return TaskRecord.model_validate_json(row[0]) if row and row[0] else None
 

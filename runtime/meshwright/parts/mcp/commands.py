@@ -37,7 +37,7 @@ from meshwright.kit import (
     yes_option,
 )
 from meshwright.parts.mcp.display import MCP_SERVERS
-from meshwright.parts.mcp.settings import MCP_FILE, McpServer, McpServerSettings, read_file, server_of
+from meshwright.parts.mcp.settings import MCP_FILE, McpServer, McpServerSettings, find_server, read_file
 
 if TYPE_CHECKING:
     from mcp.types import Tool
@@ -83,7 +83,7 @@ def _show_server(target: Target, name: str, as_json: bool) -> None:
 
     if target.url:
         try:
-            server = talk(target, lambda mesh: mesh.client.call("GET", MCP_SERVERS.path_of(name)))
+            server = talk(target, lambda mesh: mesh.client.call("GET", MCP_SERVERS.item_path(name)))
         except NotFound as error:  # also of a mesh without any table, which has no such route
             remedy = "mesh mcp list with the same --url shows those there are"
             problem = f"There is no table [mcp.{name}] in the settings of that mesh"
@@ -100,7 +100,7 @@ def _show_server(target: Target, name: str, as_json: bool) -> None:
         raise NotFound(f"There is no MCP server {name!r}", remedy=remedy, field="name")
     require_trust(settings)
     own = settings.table("mcp").get(name, McpServerSettings())
-    tools, left_out, _ = _tools_of(server_of(name, own, Path()))
+    tools, left_out, _ = _list_tools(find_server(name, own, Path()))
     rows = [*_rows(tools, own), *_unusable_rows(left_out)]
     echo_json(rows) if as_json else click.echo(table(_COLUMNS, rows))
 
@@ -142,7 +142,7 @@ def _add_server(
     fields |= {"client_id": client_id} if client_id else {}
     server = _checked(name, {**fields, "tools": list(tools), "agents": list(agents)})
     require_trust(settings)
-    offered, left_out, signed_in = _tools_of(server_of(name, server, Path()))
+    offered, left_out, signed_in = _list_tools(find_server(name, server, Path()))
     if not tools:
         reading = [tool.name for tool in offered if tool.annotations and tool.annotations.read_only_hint]
         server = _checked(name, {**fields, "tools": reading, "agents": list(agents)})
@@ -175,7 +175,7 @@ def _login(target: Target, name: str) -> None:
     if name not in settings.table("mcp"):
         raise NotFound(f"There is no table [mcp.{name}]", remedy="mesh mcp list shows those there are")
     require_trust(settings)
-    *_, signed_in = _tools_of(server_of(name, settings.table("mcp")[name], Path()))
+    *_, signed_in = _list_tools(find_server(name, settings.table("mcp")[name], Path()))
     if signed_in is None:
         say(f"{name} does not ask for a sign-in")
     else:
@@ -187,14 +187,14 @@ def _login(target: Target, name: str) -> None:
 @mesh_options
 def _logout(target: Target, name: str) -> None:
     """Forget the tokens of a server. They are not revoked there."""
-    path = f"{MCP_SERVERS.path_of(name)}/sign-in"
+    path = f"{MCP_SERVERS.item_path(name)}/sign-in"
     talk(target, lambda mesh: mesh.client.call("DELETE", path), need="change")
     say(f"the tokens of {name} are forgotten; agents use them until the mesh is started again")
 
 
 def _keep(target: Target, name: str, signed_in: SignedIn) -> None:
     body = {"signed_in": encode(signed_in).decode()}
-    path = f"{MCP_SERVERS.path_of(name)}/sign-in"
+    path = f"{MCP_SERVERS.item_path(name)}/sign-in"
     try:
         talk(target, lambda mesh: mesh.client.call("PUT", path, body=body), need="change", begins=True)
     except NotFound as error:  # a mesh that runs, and had no table when it started
@@ -212,7 +212,7 @@ def _keep(target: Target, name: str, signed_in: SignedIn) -> None:
 @mesh_options
 def _accept(target: Target, name: str, tool: str, yes: bool) -> None:
     """Show what has changed in a tool that is withheld, and offer it again."""
-    path = MCP_SERVERS.path_of(name)
+    path = MCP_SERVERS.item_path(name)
     server = talk(target, lambda mesh: mesh.client.call("GET", path))
     withheld = {one["name"]: one for one in server["withheld"]}
     if tool not in withheld:
@@ -241,7 +241,7 @@ def _checked(name: str, fields: dict[str, Any]) -> McpServerSettings:
         raise ConfigError(f"{where}: {sentence(first)}", field=place) from None
 
 
-def _tools_of(server: McpServer) -> tuple[list[Tool], Mapping[str, str], SignedIn | None]:
+def _list_tools(server: McpServer) -> tuple[list[Tool], Mapping[str, str], SignedIn | None]:
     """The tools of a server, which is started for that, those that cannot be read, and the sign-in that it
     wanted. Raises MeshError."""
     from meshwright.parts.mcp.connection import ServerConnection

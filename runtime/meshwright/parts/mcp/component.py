@@ -23,7 +23,10 @@ class McpComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """Two actors for each server."""
-        kinds = ActorKind.of(ConsentActor, type=CONSENT), ActorKind.of(SignInActor, type=SIGN_IN)
+        kinds = (
+            ActorKind.from_class(ConsentActor, type=CONSENT),
+            ActorKind.from_class(SignInActor, type=SIGN_IN),
+        )
         return [Actors(kind, ORCHESTRATION) for kind in kinds]
 
     def assemble(self) -> None:

@@ -61,7 +61,7 @@ class ToolDocument(Struct):
     decided_at: datetime | None = None
 
     @classmethod
-    def of(cls, name: str, text: str) -> ToolDocument:
+    def describe(cls, name: str, text: str) -> ToolDocument:
         """Describe a tool; a text too long to be shown is stored in part, and hashed whole."""
         digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
         return cls(name=name, digest=digest, text=text[:_MAX_SHOWN_CHARS])

@@ -19,7 +19,7 @@ from meshwright.parts.mcp.consent import (
     WithheldTools,
     difference,
 )
-from meshwright.parts.mcp.settings import McpServerSettings, server_of
+from meshwright.parts.mcp.settings import McpServerSettings, find_server
 from meshwright.parts.mcp.sign_in import MAX_KEPT_CHARS, SIGNED_IN, SIGNED_OUT, SignedIn, SignIns
 
 _SEE = Rule("sees MCP servers", (Role.VIEWER,))
@@ -169,25 +169,25 @@ class McpOperations:
         self, caller: Caller, action: str, name: str, tool: str, digest: str, reason: str = ""
     ) -> McpServerView:
         _ACCEPT.check(caller)  # the inbox comes here too
-        self._settings_of(name)
+        self._find_settings(name)
         content = {"server": name, "tool": tool, "digest": digest, "reason": reason}
         change = self._consents.accept if action == ACCEPTED else self._consents.refuse
         async with self.mesh.get(Audit).change(caller, action, f"mcp/{name}", content):
             deciding = Deciding(tool=tool, digest=digest, by=caller.requested_by, reason=reason)
-            return await self._view_of(name, await change(name, deciding))
+            return await self._server_view(name, await change(name, deciding))
 
     async def _view(self, name: str) -> McpServerView:
-        self._settings_of(name)
-        return await self._view_of(name, await self._consents.view(name))
+        self._find_settings(name)
+        return await self._server_view(name, await self._consents.view(name))
 
-    def _settings_of(self, name: str) -> McpServerSettings:
+    def _find_settings(self, name: str) -> McpServerSettings:
         if name not in self.config:
             listed = ", ".join(sorted(self.config))
             raise NotFound(f"There is no table [mcp.{name}]", remedy=f"There are {listed}", field="server")
         return self.config[name]
 
-    async def _view_of(self, name: str, consent: ConsentView) -> McpServerView:
-        settings, left_out = self._settings_of(name), self._left_out(name)
+    async def _server_view(self, name: str, consent: ConsentView) -> McpServerView:
+        settings, left_out = self._find_settings(name), self._left_out(name)
         withheld = [
             WithheldTool(
                 name=tool.name,
@@ -201,7 +201,7 @@ class McpOperations:
         ]
         return McpServerView(
             id=name,
-            where=server_of(name, settings, self.mesh.project).where,
+            where=find_server(name, settings, self.mesh.project).where,
             tools=list(settings.tools),
             approve=settings.approve,
             agents=list(settings.agents),

@@ -128,7 +128,7 @@ class McpServer(NamedTuple):
         return not has_credentials and (parts.scheme == "https" or parts.hostname in LOOPBACK)
 
 
-def server_of(name: str, settings: McpServerSettings, project: Path) -> McpServer:
+def find_server(name: str, settings: McpServerSettings, project: Path) -> McpServer:
     """The server of a table, or of its name in `.mcp.json`. Raises ConfigError where neither says."""
     if settings.command or settings.url:
         return McpServer(
@@ -137,7 +137,7 @@ def server_of(name: str, settings: McpServerSettings, project: Path) -> McpServe
             _plain(settings.env),
             settings.url,
             _plain(settings.headers),
-            _client_of(settings),
+            _make_client(settings),
         )
     servers = read_file(project)
     if name not in servers:
@@ -146,7 +146,7 @@ def server_of(name: str, settings: McpServerSettings, project: Path) -> McpServe
     return servers[name]
 
 
-def _client_of(settings: McpServerSettings) -> McpClient | None:
+def _make_client(settings: McpServerSettings) -> McpClient | None:
     if not settings.client_id:
         return None
     secret = settings.client_secret.get_secret_value() if settings.client_secret is not None else ""

@@ -175,7 +175,7 @@ class BrowserSignIn:
 
         return _provider(
             self._url,
-            _Storage(self._url, None, keep, _document_of(self._client, redirect)),
+            _Storage(self._url, None, keep, _client_document(self._client, redirect)),
             show=show,
             wait=self._code,
             redirect=redirect,
@@ -267,7 +267,7 @@ class _Storage:
         """Nothing: it is kept with the tokens."""
 
 
-def _document_of(client: McpClient | None, redirect: str) -> dict[str, Any] | None:
+def _client_document(client: McpClient | None, redirect: str) -> dict[str, Any] | None:
     if client is None:
         return None
     secret = {"client_secret": client.secret, "token_endpoint_auth_method": "client_secret_basic"}

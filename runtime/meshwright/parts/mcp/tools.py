@@ -37,7 +37,7 @@ from meshwright.kit import InvalidInput, short
 from meshwright.parts.mcp.connection import ServerConnection
 from meshwright.parts.mcp.consent import Consents, ToolDocument
 from meshwright.parts.mcp.schemas import repaired_schema
-from meshwright.parts.mcp.settings import McpServer, McpServerSettings, server_of
+from meshwright.parts.mcp.settings import McpServer, McpServerSettings, find_server
 from meshwright.parts.mcp.sign_in import SignIns
 from meshwright.tools import Tool, ToolSettings
 
@@ -102,7 +102,7 @@ class McpTool(Tool):
             result = await called_in_rounds(self, values, context)
         else:
             result = await self.send(values, context)
-        return contents_of(self.remote, result, self._masked)
+        return read_contents(self.remote, result, self._masked)
 
     async def send(
         self,
@@ -149,7 +149,7 @@ def tool_name(server: str, tool: str) -> str:
     return f"{name[: _MAX_NAME_CHARS - _DIGEST_CHARS - 1]}_{digest}"
 
 
-def document_of(remote: types.Tool) -> str:
+def consent_document(remote: types.Tool) -> str:
     """All that a person consents to in a tool, as JSON text."""
     document = {
         "name": remote.name,
@@ -210,7 +210,7 @@ def _parts(schema: Any, root: Any, depth: int) -> Iterator[Any]:
             yield from _parts(part, root, depth + 1)
 
 
-def contents_of(tool: str, result: types.CallToolResult, masked: Callable[[str], str]) -> Any:
+def read_contents(tool: str, result: types.CallToolResult, masked: Callable[[str], str]) -> Any:
     """A result as text and files, or structured data where it has nothing else. Raises ToolFailed."""
     parts = [_content(tool, number, content) for number, content in enumerate(result.content, start=1)]
     size = 0
@@ -281,7 +281,7 @@ class McpToolset(Toolset):
 
     def __init__(self, settings: ToolSettings) -> None:
         super().__init__(settings)
-        self._server = server_of(self.table, self.config, settings.project)
+        self._server = find_server(self.table, self.config, settings.project)
         self._connection: ServerConnection | None = None
         self._unlisten: Callable[[], None] = lambda: None
 
@@ -302,7 +302,7 @@ class McpToolset(Toolset):
             return ()
         listed = {tool.name: tool for tool in await connection.tools()}
         allowed = [tool for name, tool in listed.items() if is_named(name, self.config.tools)]
-        documents = [ToolDocument.of(tool.name, document_of(tool)) for tool in allowed]
+        documents = [ToolDocument.describe(tool.name, consent_document(tool)) for tool in allowed]
         consent = await self._consents().offer(self.table, self.config.tools, documents)
         accepted = [tool for tool in allowed if tool.name not in consent.withheld]
         offered, left_out = self._usable(connection, accepted)
@@ -447,7 +447,7 @@ async def _answer(tool: _ServerTool, request: Mapping[str, Any], context: ToolCo
             question = f"{question} Open {url} and say whether you have done what it asks."
             visit = await context.ask_person(question, shape=LinkVisit, about={**about, "url": url})
             return types.ElicitResult(action="accept" if visit.is_done else "decline")
-        shape = shape_of(tool.name, params["requestedSchema"])
+        shape = answer_shape(tool.name, params["requestedSchema"])
         answer = await context.ask_person(question, shape=shape, about=about)
         content = answer.model_dump(mode="json", by_alias=True, exclude_none=True)
         return types.ElicitResult(action="accept", content=content)
@@ -462,12 +462,12 @@ def _safe_url(tool: _ServerTool, url: str) -> str:
     return url
 
 
-def shape_of(tool: str, schema: Mapping[str, Any]) -> type[BaseModel]:
+def answer_shape(tool: str, schema: Mapping[str, Any]) -> type[BaseModel]:
     """The shape of an answer, of the few kinds of fields that servers may ask for. Raises ToolFailed."""
     properties, required = schema.get("properties") or {}, set(schema.get("required") or ())
     fields: dict[str, Any] = {}
     for number, (name, field) in enumerate(properties.items()):
-        kind = _type_of(field)
+        kind = _field_type(field)
         is_required = name in required
         described = Field(
             ... if is_required else None, alias=name, description=short(field.get("description") or name)
@@ -482,12 +482,12 @@ def shape_of(tool: str, schema: Mapping[str, Any]) -> type[BaseModel]:
         raise ToolFailed(f"{problem}: {error}") from error
 
 
-def _type_of(schema: Mapping[str, Any]) -> Any:
+def _field_type(schema: Mapping[str, Any]) -> Any:
     one_of: Any = Literal
     choices = schema.get("enum") or [one["const"] for one in schema.get("oneOf") or schema.get("anyOf") or ()]
     if choices:
         return one_of[tuple(choices)]
     if schema.get("type") == "array":
-        items: Any = _type_of(schema.get("items") or {})
+        items: Any = _field_type(schema.get("items") or {})
         return list[items]
     return _TYPES.get(str(schema.get("type")), str)

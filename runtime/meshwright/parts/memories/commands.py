@@ -56,7 +56,7 @@ def _list(target: Target, as_json: bool, **options: str | None) -> None:
 @mesh_options
 def _show(target: Target, memory_id: str, as_json: bool) -> None:
     """Show a memory whole, with its source."""
-    path = MEMORIES.path_of(memory_id)
+    path = MEMORIES.item_path(memory_id)
     memory = talk(target, lambda mesh: mesh.client.call("GET", path), need="state")
     if as_json:
         echo_json(memory)
@@ -77,7 +77,7 @@ def _edit(target: Target, memory_id: str, **options: str | None) -> None:
     if not fields:
         raise click.UsageError("give --text, --kind, --subject or --expires", click.get_current_context())
     fields |= {name: None for name in ("subject", "expires_at") if fields.get(name) == ""}
-    path = MEMORIES.path_of(memory_id)
+    path = MEMORIES.item_path(memory_id)
     memory = talk(target, lambda mesh: mesh.client.call("PATCH", path, body=fields), need="change")
     click.echo(f"edited: {memory['memory_id']} is {memory['status']}")
 
@@ -105,7 +105,7 @@ def _forget(target: Target, memory_id: str | None, subject: str | None, for_good
         count = deleted["memories"]
         click.echo(f"deleted: {count:,} {'memory' if count == 1 else 'memories'} about {subject!r}")
         return
-    path = MEMORIES.path_of(memory_id or "")
+    path = MEMORIES.item_path(memory_id or "")
     if for_good:
         if not yes:
             confirm(f"The memory {memory_id} is deleted for good.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, Field
 
 from meshwright import Approval
-from meshwright.agents.context.memory import BY_PERSON, STATUSES, MemoryStatus, check_text, subject_of
+from meshwright.agents.context.memory import BY_PERSON, STATUSES, MemoryStatus, check_text, normalize_subject
 from meshwright.component import (
     Audit,
     Caller,
@@ -156,7 +156,7 @@ class Memories:
         changes = change.model_dump(exclude_unset=True)
         if "text" in changes:
             check_text(changes["text"])
-        subject_of(changes.get("subject"))
+        normalize_subject(changes.get("subject"))
         item = await self._find(memory_id, caller)
         if item.status == "forgotten":
             raise Conflict(f"The memory {memory_id} is forgotten", remedy="Bring it back: mesh memory undo")
@@ -246,7 +246,7 @@ class Memories:
         self, caller: Caller, *, subject: Annotated[_Subject, Field(min_length=1)]
     ) -> Deleted:
         """Delete all memories of a subject for good, also from the index. Transcripts of tasks stay."""
-        name = subject_of(subject)
+        name = normalize_subject(subject)
         if name is None:
             raise InvalidInput(
                 "A subject needs a name", remedy="Name it as mesh memory list shows it", field="subject"

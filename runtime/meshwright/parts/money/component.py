@@ -22,8 +22,8 @@ from meshwright.models.overview import Deployments
 from meshwright.models.port import PriceList
 from meshwright.models.settings import ModelsSettings
 from meshwright.money.budgets import Budgets
-from meshwright.money.costs import Bucket, since_of
-from meshwright.money.proxy import FIRST_DAY, proxy_of
+from meshwright.money.costs import Bucket, parse_since
+from meshwright.money.proxy import FIRST_DAY, make_proxy
 from meshwright.parts.money.first_calls import FirstCalls
 from meshwright.parts.money.operations import MoneyOperations
 from meshwright.toolsets.money import Money
@@ -89,12 +89,12 @@ class TaskMoney(Component):
         """The spend that the LiteLLM proxy of the settings has counted, by agent or by tag."""
         models = self.mesh.settings[ModelsSettings]
         key = models.api_key.get_secret_value() if models.api_key else None
-        proxy = proxy_of(models.base_url, key)
+        proxy = make_proxy(models.base_url, key)
         if by == "tag":
             spent = await proxy.spend_by_tag()
         else:
             now = self.mesh.runtime.clock.now()
-            first = since_of(since, now, field="since").astimezone(UTC).date() if since else FIRST_DAY
+            first = parse_since(since, now, field="since").astimezone(UTC).date() if since else FIRST_DAY
             spent = await proxy.spend_by_agent(first, now.date())
         return {name or "(none)": f"{cost:f}" for name, cost in spent.items()}
 

@@ -16,7 +16,7 @@ from meshwright.models.port import CallContext, PriceList
 from meshwright.models.usage import max_prompt_tokens
 from meshwright.money.account import Account
 from meshwright.money.budgets import SET_PRICE
-from meshwright.money.charging import accounts_of
+from meshwright.money.charging import charged_accounts
 
 
 class _FirstCall(NamedTuple):
@@ -49,7 +49,7 @@ class FirstCalls:
         for agent, request, accounts in self._calls():
             tokens = max_prompt_tokens(request)
             price = self._prices.upper_bound(request, tokens)
-            most = ZERO if price is None else price.of(tokens, request.output_limit)
+            most = ZERO if price is None else price.cost(tokens, request.output_limit)
             for account in accounts:
                 if most > account.limit_usd:
                     limit = f"{account.budget} allows {dollars(account.limit_usd)}"
@@ -89,4 +89,4 @@ class FirstCalls:
                 request = request.model_copy(update={**known, "messages": (system,)})
             if agent.model:
                 request = request.model_copy(update={"model": agent.model})
-            yield _FirstCall(agent, request, accounts_of(request, self._budgets))
+            yield _FirstCall(agent, request, charged_accounts(request, self._budgets))

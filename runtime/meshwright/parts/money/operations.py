@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from meshwright.component import Audit
 from meshwright.core.money import OnEmpty
-from meshwright.core.operations import tenant_of
+from meshwright.core.operations import resolve_tenant
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.kit import (
     ZERO,
@@ -140,7 +140,7 @@ class MoneyOperations(Acting):
                 budget=budget,
                 key=key,
                 task_id=task_id,
-                tenant_id=tenant_of(self.caller, tenant_id) or self.caller.tenant_id,
+                tenant_id=resolve_tenant(self.caller, tenant_id) or self.caller.tenant_id,
             )
 
     @operation(
@@ -179,7 +179,7 @@ class MoneyOperations(Acting):
 
         It counts with the next call of a model, on every worker within a second.
         """
-        tenant_id = tenant_of(self.caller, tenant_id)
+        tenant_id = resolve_tenant(self.caller, tenant_id)
         details = {"allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
         async with self.mesh.get(Audit).change(self.caller, "allowance.set", f"allowances/{whose}", details):
             return await self.mesh.get(Spending).allow(
@@ -196,7 +196,7 @@ class MoneyOperations(Acting):
     )
     async def disallow(self, whose: _Spender, *, tenant_id: Identifier | None = None) -> AllowanceItems:
         """End the allowances of somebody, of every window, and show them."""
-        tenant_id = tenant_of(self.caller, tenant_id)
+        tenant_id = resolve_tenant(self.caller, tenant_id)
         subject, details = f"allowances/{whose}", {"tenant_id": tenant_id}
         async with self.mesh.get(Audit).change(self.caller, "allowance.removed", subject, details):
             return AllowanceItems(items=await self.mesh.get(Spending).disallow(whose, tenant_id=tenant_id))

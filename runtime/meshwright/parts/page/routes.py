@@ -75,7 +75,7 @@ class Me(BaseModel):
     views: tuple[PageView, ...] = ()
 
     @classmethod
-    def of(cls, caller: Caller, *, logged_in: bool) -> Me:
+    def from_caller(cls, caller: Caller, *, logged_in: bool) -> Me:
         """The caller."""
         return cls(
             name=caller.requested_by,
@@ -137,7 +137,7 @@ async def _log_in(mesh: MeshDep, request: Request, login: Login, response: Respo
     The login ends after `session_hours`, and with the key or token. It is refused from pages of other sites.
     """
     try:
-        return Me.of(await open_login(mesh, request, login.token, response), logged_in=True)
+        return Me.from_caller(await open_login(mesh, request, login.token, response), logged_in=True)
     except MeshError as error:
         record_misuse(mesh, request.scope, error)
         raise
@@ -155,7 +155,7 @@ async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
 @router.get("/me", summary="Show the caller")
 async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     """Show the name, the tenant and the roles of the caller, and the views that components add for it."""
-    me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
+    me = Me.from_caller(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
     if Role.VIEWER not in me.roles:
         return me
     offers = [pages for some in call_hook(mesh, lambda part: part.pages()) for pages in some if pages.view]

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from meshwright import Event
-from meshwright.agents.run.erasure import Memory, forget_tasks, memories_of
+from meshwright.agents.run.erasure import Memory, forget_tasks, load_memories
 from meshwright.component import ActorRef, Audit, Caller, Mesh, TaskKey
 from meshwright.core.topics import MESH
 from meshwright.engine.events.tasks import PRUNED, RECORDS_PRUNED
@@ -265,7 +265,7 @@ async def delete_empty(runtime: Runtime, log: EventLog, actors: Collection[Actor
     counts = {(tenant_id, name): 0 for tenant_id, _, name in (actor.id.partition(":") for actor in actors)}
     shared = await log.view(_shared_threads, counts)
     unshared = [actor for actor in actors if actor.id not in shared]
-    memories = await memories_of(runtime, unshared)
+    memories = await load_memories(runtime, unshared)
     await runtime.delete_actors([actor for actor, state in memories.items() if not _remembered(state)])
 
 

@@ -29,7 +29,7 @@ from meshwright.kit import (
     table,
     talk,
 )
-from meshwright.parts.schedules.display import SCHEDULES, addressee, result_of, when
+from meshwright.parts.schedules.display import SCHEDULES, addressee, render_result, when
 
 _PREVIEWED = 3
 
@@ -43,7 +43,7 @@ _RUNS = (
     Column("run", "status"),
     Column("outcome", "outcome"),
     Column("cost", write=_cost),
-    Column("", write=result_of, cut=1),
+    Column("", write=render_result, cut=1),
 )
 schedules = resource_group(SCHEDULES)
 
@@ -57,7 +57,7 @@ def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) 
     """Show a schedule, when it is due next, and its last 20 runs."""
 
     async def find(mesh: Connection) -> tuple[Document, list[Document]]:
-        schedule = await mesh.client.call("GET", SCHEDULES.path_of(schedule_id))
+        schedule = await mesh.client.call("GET", SCHEDULES.item_path(schedule_id))
         return schedule, await _due(mesh, schedule_id, count)
 
     schedule, due = talk(target, find, need="state")
@@ -127,7 +127,7 @@ def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **op
 
     async def make(mesh: Connection) -> tuple[Document, list[Document]]:
         if replace:
-            schedule = await mesh.client.call("PUT", SCHEDULES.path_of(schedule_id), body=body)
+            schedule = await mesh.client.call("PUT", SCHEDULES.item_path(schedule_id), body=body)
         else:
             schedule = await mesh.client.call("POST", "/schedules", body={"id": schedule_id, **body})
         return schedule, await _due(mesh, schedule_id, _PREVIEWED)
@@ -140,7 +140,7 @@ def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **op
 
 
 async def _due(mesh: Connection, schedule_id: str, count: int) -> list[Document]:
-    return await mesh.client.items(f"{SCHEDULES.path_of(schedule_id)}/next", count=count)
+    return await mesh.client.items(f"{SCHEDULES.item_path(schedule_id)}/next", count=count)
 
 
 def _page(schedule: Document, due: Sequence[Document]) -> str:

@@ -36,7 +36,7 @@ def _last_run(run: Document | None) -> str:
     return f"{run.get('outcome') or run['status']} {local_time(run['at'])}" if run else ""
 
 
-def result_of(run: Document) -> str:
+def render_result(run: Document) -> str:
     """The task that a run has started, or why it has not."""
     if run["status"] == "started":
         return f"task {run['task_id']}"
@@ -78,7 +78,7 @@ SCHEDULES = Resource(
         Verb(
             "run",
             "Run it now, whatever is open; its due times stay as they are.",
-            lambda run: f"{run['status']}: {printable(result_of(run))}",
+            lambda run: f"{run['status']}: {printable(render_result(run))}",
             path="/run",
             succeeded=lambda run: run["status"] == "started",
         ),

@@ -72,7 +72,7 @@ class ScheduleSpec(BaseModel):
                 remedy="Leave task_id out",
                 field="task.task_id",
             )
-        zone = _zone_of(self.zone)
+        zone = _find_zone(self.zone)
         times = {name: _in_utc(getattr(self, name), zone, name) for name in ("at", "until")}
         spec = self.model_copy(update=times)
         if self.cron is not None:
@@ -141,7 +141,7 @@ def fires_at(spec: ScheduleSpec, name: str, anchor: datetime, due: datetime) -> 
 
 def local(spec: ScheduleSpec, due: datetime) -> datetime:
     """A time in the zone of the schedule."""
-    return due.astimezone(_zone_of(spec.zone))
+    return due.astimezone(_find_zone(spec.zone))
 
 
 def _number(spec: ScheduleSpec, anchor: datetime, until: datetime) -> int:
@@ -162,7 +162,7 @@ def _other_times(spec: ScheduleSpec, anchor: datetime, after: datetime) -> Itera
 def _cron_times(spec: ScheduleSpec, after: datetime) -> Iterator[datetime]:
     from cronsim import CronSim
 
-    for match in CronSim(spec.cron or "", after.astimezone(_zone_of(spec.zone))):
+    for match in CronSim(spec.cron or "", after.astimezone(_find_zone(spec.zone))):
         due = match.astimezone(UTC)
         if due > after:  # when clocks change, cronsim repeats itself
             after = due
@@ -188,7 +188,7 @@ def _check_cron(cron: str, zone: ZoneInfo) -> None:
         )
 
 
-def _zone_of(name: str) -> ZoneInfo:
+def _find_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # not found; a path that leads out; a folder of zones

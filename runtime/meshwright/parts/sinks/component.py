@@ -45,11 +45,11 @@ class Sinks(Component):
         if settings.kind == "langfuse":
             return LangfuseSink(server, contents=settings.contents)
         if settings.kind == "agenta":
-            return AgentaSink(server, settings.application, self._text_of)
+            return AgentaSink(server, settings.application, self._prompt_text)
         find, contents = self.mesh.log.query_task, settings.contents
-        return MlflowSink(server, settings.experiment, find, self._results_of, contents=contents)
+        return MlflowSink(server, settings.experiment, find, self._read_results, contents=contents)
 
-    async def _results_of(self, event: Event) -> ResultsRun:
+    async def _read_results(self, event: Event) -> ResultsRun:
         """The results of what an event says has ended, as they are now. Raises NotFound."""
         caller = Caller(tenant_id=event.tenant_id, roles=frozenset({Role.VIEWER}))
         if event.event_type == EXPERIMENT_STOPPED:
@@ -64,7 +64,7 @@ class Sinks(Component):
         evaluation_id = EvaluationEnded.from_payload(event.payload).evaluation_id
         return run_of_evaluation(await self.mesh.get(Evaluations).show(caller, evaluation_id))
 
-    async def _text_of(self, tenant_id: str, name: str, version: int) -> str:
+    async def _prompt_text(self, tenant_id: str, name: str, version: int) -> str:
         from meshwright.parts.llmops.table import find
 
         return (await self.mesh.database.read(find, tenant_id, name, version)).row.text

@@ -14,7 +14,7 @@ from meshwright.core.encoding import Json
 from meshwright.edges.outgoing import HttpPool
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey
-from meshwright.engine.events.rows import event_of, unfolded
+from meshwright.engine.events.rows import read_row, unfolded
 from meshwright.kit import Backoff, Duty, HostError, Session
 from meshwright.parts.sinks.event_types import SinkDelayed
 from meshwright.parts.sinks.port import Refused, Sink
@@ -110,7 +110,7 @@ class Follower:
                 for event in chain:
                     if failures:
                         return
-                    if (error := await self._error_of(event)) is not None:
+                    if (error := await self._delivery_error(event)) is not None:
                         failures[event.seq] = error
                         return
                     sent.add(event.seq)
@@ -145,7 +145,7 @@ class Follower:
             with suppress(HostError):  # the runtime reports it itself; some events arrive twice then
                 await self._mesh.database.write(table.reach, self._key, reached)
 
-    async def _error_of(self, event: Event) -> Exception | None:
+    async def _delivery_error(self, event: Event) -> Exception | None:
         """Why the sink could not take an event now; None where it has it, never will, or does not want it."""
         agents = self._settings.agents if event.task_id is not None else ()
         if event.tenant_id != self._settings.tenant or (agents and event.agent_id not in agents):
@@ -173,4 +173,4 @@ class Follower:
 
 
 def _events_behind(session: Session, seq: int, last: int, types: Collection[str], limit: int) -> list[Event]:
-    return [event_of(row, Json) for row in unfolded(session, seq, last, types, limit)]
+    return [read_row(row, Json) for row in unfolded(session, seq, last, types, limit)]

@@ -16,9 +16,9 @@ from urllib.parse import quote, urlsplit
 from meshwright import Event, Outcome
 from meshwright.core.redaction import redact_data
 from meshwright.core.topics import TASK_PROGRESS
-from meshwright.edges.outgoing import TryLater, json_of
+from meshwright.edges.outgoing import TryLater, parse_json
 from meshwright.kit import FINAL, NotFound, encode
-from meshwright.parts.sinks.port import SCORED, Refused, SinkServer, score_of
+from meshwright.parts.sinks.port import SCORED, Refused, SinkServer, read_score
 
 if TYPE_CHECKING:
     from meshwright.parts.evaluations.records import EvaluationFigure, EvaluationView
@@ -69,7 +69,7 @@ class MlflowApi:
         """An experiment; None where it is missing. Raises TryLater."""
         path = f"{_API}/experiments/get-by-name?experiment_name={quote(name, safe='')}"
         answer = await self._server.request("GET", path)
-        document = json_of(answer)
+        document = parse_json(answer)
         if answer.status == 404 and document.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
             return None
         experiment = document.get("experiment")
@@ -84,7 +84,7 @@ class MlflowApi:
         query = {"experiment_ids": [experiment_id], "filter": f"tags.`{_TAG}` = '{key}'"}
         query |= {"run_view_type": "ACTIVE_ONLY", "max_results": 1}
         runs = (await self._post("runs/search", query)).get("runs") or [None]
-        return None if runs[0] is None else _run_of(runs[0])
+        return None if runs[0] is None else _parse_run(runs[0])
 
     async def create_run(
         self, experiment_id: str, key: str, name: str, started_at: datetime, tags: Mapping[str, str]
@@ -96,7 +96,7 @@ class MlflowApi:
             "start_time": milliseconds(started_at),
             "tags": _pairs({**tags, _TAG: key}),
         }
-        return _run_of((await self._post("runs/create", body))["run"])
+        return _parse_run((await self._post("runs/create", body))["run"])
 
     async def log(
         self, run: MlflowRun, *, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str] | None = None
@@ -136,7 +136,7 @@ def milliseconds(time: datetime) -> int:
     return int(time.timestamp() * 1000)
 
 
-def _run_of(document: Mapping[str, Any]) -> MlflowRun:
+def _parse_run(document: Mapping[str, Any]) -> MlflowRun:
     info = document["info"]
     is_open = info.get("status", _RUNNING) == _RUNNING
     return MlflowRun(str(info["run_id"]), str(info.get("artifact_uri") or ""), is_open)
@@ -208,7 +208,7 @@ def run_of_evaluation(evaluation: EvaluationView) -> ResultsRun:
         "cost_usd": cost,
     }
     for figure in evaluation.figures:
-        metrics |= _of_figure(figure)
+        metrics |= _figure_values(figure)
     params = {"agent_id": evaluation.agent_id, **{f"judge.{name}": value for name, value in judge.items()}}
     return ResultsRun(
         evaluation.name or evaluation.evaluation_id,
@@ -220,7 +220,7 @@ def run_of_evaluation(evaluation: EvaluationView) -> ResultsRun:
     )
 
 
-def _of_figure(figure: EvaluationFigure) -> dict[str, float | None]:
+def _figure_values(figure: EvaluationFigure) -> dict[str, float | None]:
     values = figure.model_dump()
     names = (name for name in values if name not in ("name", "kind", "mean"))
     return {figure.name: figure.mean, **{f"{figure.name}/{name}": values[name] for name in names}}
@@ -373,7 +373,7 @@ def _metrics(event: Event, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _scores(events: Sequence[Event]) -> list[dict[str, Any]]:
-    scores = [(score_of(event), event) for event in events]
+    scores = [(read_score(event), event) for event in events]
     return [
         metric(f"score/{score.name}", score.value, event.time) for score, event in scores if score is not None
     ]

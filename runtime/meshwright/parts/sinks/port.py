@@ -11,7 +11,7 @@ from meshwright.agents.prompts.prompt import fields_and_body
 from meshwright.component import Undeliverable, parse_prompt
 from meshwright.core.redaction import foreign_words, redact
 from meshwright.core.task_events import TaskScored
-from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
+from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, parse_json
 from meshwright.kit import NotFound, derived_id
 from meshwright.parts.sinks.settings import SinkSettings
 
@@ -34,7 +34,7 @@ class Score(NamedTuple):
     by: str
 
 
-def score_of(event: Event) -> Score | None:
+def read_score(event: Event) -> Score | None:
     """Returns the score of an event; None for one whose contents were erased."""
     scored = TaskScored.read(event)
     if scored is None or not scored.name or scored.value is None:
@@ -78,7 +78,7 @@ class SinkServer:
             raise Refused(self.problem(answer))
         if not 200 <= answer.status < 300:
             raise TryLater(self.problem(answer), asked_pause(answer) or 0.0)
-        return json_of(answer)
+        return parse_json(answer)
 
     async def request(self, method: str, path: str, **options: Any) -> HttpReply:
         """Returns an answer, whatever its status. Raises TryLater where there is none."""
@@ -92,7 +92,7 @@ class SinkServer:
 
     def problem(self, answer: HttpReply) -> str:
         """Returns why a server did not do something, in a few words."""
-        words = foreign_words(str(json_of(answer).get("message") or ""), self._secrets)
+        words = foreign_words(str(parse_json(answer).get("message") or ""), self._secrets)
         return f"{self.shown} answered {answer.status}{f': {words}' if words else ''}"[:_MAX_REASON]
 
 
@@ -124,7 +124,7 @@ class LangfuseSink:
         """Write a score. Raises Refused, TryLater."""
         if event.trace_id is None:
             raise Refused("the task has no trace: [tracing] enabled = false")
-        if (score := score_of(event)) is None:
+        if (score := read_score(event)) is None:
             return
         body = {
             "id": derived_id(event.id),
@@ -198,7 +198,7 @@ class AgentaSink:
         answer = await self._server.request("POST", f"{_API}/revisions/retrieve", json=refs)
         if answer.status not in (200, 404):
             raise TryLater(self._server.problem(answer))
-        return bool(json_of(answer).get("application_revision"))
+        return bool(parse_json(answer).get("application_revision"))
 
     async def _commit(
         self, tenant_id: str, name: str, version: int, refs: Mapping[str, Any], message: str
@@ -243,7 +243,7 @@ class AgentaSink:
         answer = await self._server.request("POST", "/api/simple/applications/query", json=query)
         if answer.status != 200:
             raise TryLater(self._server.problem(answer))
-        if not (applications := json_of(answer).get("applications")):
+        if not (applications := parse_json(answer).get("applications")):
             raise TryLater(f"{self._server.shown} has no application {self._application!r}: make it there")
         return str(applications[0]["id"])
 

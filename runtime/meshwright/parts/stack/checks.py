@@ -1,6 +1,6 @@
 """Checks before workers start, and why a program ended. A finding is a guarantee that does not hold.
 
-Logins and component files are left to daprd, which checks them: `reason_of` reads why it ended.
+Logins and component files are left to daprd, which checks them: `failure_reason` reads why it ended.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def _check_reachable(name: str, variable: str, text: str | None) -> None:
         raise ServiceFailed(f"{name} does not answer on {text}", remedy=remedy)
 
 
-def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[str]]:
+def choose_channel(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[str]]:
     """How sidecars of that version call workers, `grpc` or `http`, and what that costs.
 
     Raises ServiceFailed where the settings ask for more than the sidecar can do.
@@ -185,7 +185,7 @@ def _redis_findings(settings: Mapping[str, str] | None) -> Iterator[str]:
         )
 
 
-def reason_of(tail: Sequence[str]) -> _Reason:
+def failure_reason(tail: Sequence[str]) -> _Reason:
     """Why a program ended, by the line that says most: the last that is an error, else the last."""
     errors = [line for line in tail if _IS_ERROR.search(line)]
     line = (errors or [*tail] or [""])[-1]

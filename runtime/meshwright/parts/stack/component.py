@@ -11,7 +11,7 @@ from meshwright.core.part import Caution
 from meshwright.kit import ConfigError
 from meshwright.mesh.components import Check
 from meshwright.parts.stack.component_files import check_types, known_types, volatile_stores
-from meshwright.parts.stack.machine import components_of, find_program, has_components
+from meshwright.parts.stack.machine import components_folder, find_program, has_components
 from meshwright.parts.stack.settings import DaprSettings
 
 
@@ -27,7 +27,7 @@ class DaprComponent(Component):
 
     async def _check(self) -> str:
         try:
-            components = components_of(self.mesh.project)
+            components = components_folder(self.mesh.project)
         except ConfigError as error:
             if self.mesh.settings.store == "dapr":
                 raise

@@ -97,7 +97,7 @@ class Ports:
 # Who answers
 
 
-def url_of(listen: tuple[str, int], scheme: str = "http") -> str:
+def server_url(listen: tuple[str, int], scheme: str = "http") -> str:
     """The URL of a server that listens on that host and port."""
     host, port = listen
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -152,7 +152,7 @@ async def redis_at(address: str, password: str) -> AsyncIterator[AskRedis]:
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
 
-    async def text_of(head: str) -> str:
+    async def read_text(head: str) -> str:
         return (await reader.readexactly(int(head[1:]) + 2))[:-2].decode()
 
     async def ask(*words: str) -> list[str]:
@@ -162,8 +162,8 @@ async def redis_at(address: str, password: str) -> AsyncIterator[AskRedis]:
         if head.startswith("-"):
             raise RedisRefused(head[1:])
         if head.startswith("*"):
-            return [await text_of((await reader.readuntil(b"\r\n")).decode()) for _ in range(int(head[1:]))]
-        return [await text_of(head) if head.startswith("$") else head[1:]]
+            return [await read_text((await reader.readuntil(b"\r\n")).decode()) for _ in range(int(head[1:]))]
+        return [await read_text(head) if head.startswith("$") else head[1:]]
 
     try:
         if password:
@@ -242,7 +242,7 @@ def _built() -> list[str]:
     return [] if where.returncode else [where.stdout.strip()]
 
 
-def version_of(daprd: Path) -> tuple[int, ...]:
+def daprd_version(daprd: Path) -> tuple[int, ...]:
     """The version of a daprd, such as (1, 18, 2); a build without one, such as `edge`, counts as new."""
     output = subprocess.run(
         [daprd, "--version"], env=environment_with(), capture_output=True, text=True, check=False, timeout=30
@@ -256,7 +256,7 @@ def has_components(project: Path) -> bool:
     return (project / _COMPONENTS / _MARK).exists()
 
 
-def components_of(project: Path) -> Path:
+def components_folder(project: Path) -> Path:
     """The folder of component files: the project's own, else Meshwright's.
 
     Raises ConfigError where one of `_NEEDED` is missing.

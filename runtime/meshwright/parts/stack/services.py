@@ -24,7 +24,7 @@ from meshwright.core.redaction import environment_with
 from meshwright.core.settings.loading import WARNED
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.mesh.identity.broker_rights import broker_acl, lets_anybody_in
-from meshwright.parts.stack.machine import LOOPBACK, Ports, url_of
+from meshwright.parts.stack.machine import LOOPBACK, Ports, server_url
 from meshwright.parts.stack.settings import DaprSettings
 
 BROKER_USER, EDGE_USER = "mesh", "edge"
@@ -314,13 +314,13 @@ def worker(
     the app's first worker.
     """
     host, port = listen
-    url = url_of(plain or listen)
+    url = server_url(plain or listen)
     flags = ["--replica"] if replica else []
     return Service(
         name=name,
         layer=Layer.WORKERS,
         argv=(sys.executable, "-P", "-m", "meshwright.cli", "worker", "--app", app.app_id, *flags),
-        address=url_of(listen, "https") if plain else url,
+        address=server_url(listen, "https") if plain else url,
         ready=f"{url}/readyz",
         environment={
             **os.environ,

@@ -25,16 +25,16 @@ from meshwright.engine.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.mesh.identity.broker_rights import lets_anybody_in
 from meshwright.mesh.identity.settings import KeysSettings, SecretsSettings
 from meshwright.parts.stack import services
-from meshwright.parts.stack.checks import channel_of, check_backends
+from meshwright.parts.stack.checks import check_backends, choose_channel
 from meshwright.parts.stack.component_files import check_types, known_types
 from meshwright.parts.stack.machine import (
     LOOPBACK,
     Ports,
     answers,
+    daprd_version,
     find_program,
     front_folder,
-    url_of,
-    version_of,
+    server_url,
 )
 from meshwright.parts.stack.services import EDGE_USER, App, Backends, EdgeRights, Service, new_secret
 from meshwright.parts.stack.settings import DaprSettings
@@ -115,7 +115,7 @@ class Stack:
             scheduler=settings[DaprSettings].scheduler or "",
         )
         self._missing = self._missing_backends()
-        self._channel, findings = channel_of(settings, version_of(self._daprd))
+        self._channel, findings = choose_channel(settings, daprd_version(self._daprd))
         front = next(app for app in apps if app.front)
         self._models = next((app for app in apps if app.app_id == _LLM_SERVICE), front)
         [self._models_port] = ports.take(1)
@@ -294,7 +294,7 @@ class Stack:
             "apiVersion": "dapr.io/v1alpha1",
             "kind": "HTTPEndpoint",
             "metadata": {"name": _LLM_SERVICE},
-            "spec": {"baseUrl": url_of(models)},
+            "spec": {"baseUrl": server_url(models)},
         }
         return replace(
             sidecar,

@@ -20,7 +20,7 @@ from typing import Self
 from meshwright.core.errors import ServiceFailed
 from meshwright.engine.sql.folder import open_private, write_private
 from meshwright.kit import Backoff
-from meshwright.parts.stack.checks import reason_of
+from meshwright.parts.stack.checks import failure_reason
 from meshwright.parts.stack.machine import PROBE_SECONDS, answers, until_it_answers
 from meshwright.parts.stack.services import Layer, Service
 
@@ -90,7 +90,7 @@ class Log:
         return FileIO(open_private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
 
 
-def command_of(service: Service) -> list[str]:
+def service_command(service: Service) -> list[str]:
     """The arguments that start its program as a child of this process, killed when this process ends.
 
     Start it from the main thread: the kernel takes the end of the starting thread for that of its process.
@@ -158,7 +158,7 @@ class Child:
         outputs = _ServiceOutput("stdout", log), _ServiceOutput("stderr", log)
         try:
             process = await asyncio.create_subprocess_exec(
-                *command_of(service),
+                *service_command(service),
                 stdin=DEVNULL,
                 stdout=outputs[0].end,
                 stderr=outputs[1].end,
@@ -317,11 +317,11 @@ class _ManagedProcess:
 
     def _how(self) -> str:
         assert self.child is not None
-        reason = reason_of(self._log.tail)
+        reason = failure_reason(self._log.tail)
         return f"{self.child.ended}: {reason.text}" if reason.text else self.child.ended
 
     def _failed(self, message: str) -> ServiceFailed:
-        steps = [reason_of(self._log.tail).remedy, f"its log is {self._log.path}"]
+        steps = [failure_reason(self._log.tail).remedy, f"its log is {self._log.path}"]
         return ServiceFailed(message, remedy="; ".join(filter(None, steps)))
 
 

@@ -317,7 +317,7 @@ class _ActorStream:
                 answer = {"id": request.id}
             field = kind.replace("request", "response")
         except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
-            message = f"{_name_of(error)}: {error}"
+            message = f"{_wire_name(error)}: {error}"
             answer = {"id": request.id, "code": StatusCode.UNKNOWN.value[0], "message": message}
             field = "request_failed"
         fields: Any = {field: answer}
@@ -354,7 +354,7 @@ def _said(error: Exception) -> str:
     return str(error) or repr(error)
 
 
-def _name_of(error: Exception) -> str:
+def _wire_name(error: Exception) -> str:
     """The name of an error on the wire."""
     return error.code if isinstance(error, MeshError) else type(error).__name__
 
@@ -451,7 +451,7 @@ async def _answer(callbacks: Callbacks, method: str, path: list[str], body: byte
             try:
                 return 200, await callbacks.actor(ActorRef(kind, name), turn, body)
             except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
-                code = _name_of(error)
+                code = _wire_name(error)
                 return 500, to_json({"message": f"{code}: {error}", "errorCode": code})
         case "DELETE" | "PUT", ["actors", *_]:
             return 200, b"{}"  # it deactivates one, or a timer or reminder of others rings

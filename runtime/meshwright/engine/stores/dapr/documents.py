@@ -227,7 +227,7 @@ class Documents:
             encode(record.value),
             b",".join([event.encode() for event in events]),
         )
-        return self._state.swap(Write(self._key_of(record), value, etag))
+        return self._state.swap(Write(self._document_key(record), value, etag))
 
     async def left_by(self, record: Record, commits: Sequence[str]) -> str | None:
         """The etag of what stands in a record's place, where a turn has left it that lost its commit.
@@ -235,7 +235,7 @@ class Documents:
         None where it stands for good: it has the same value, or was written outside a turn, or by one of the
         actor's last `commits`. Turns take their numbers from the actor's state, so no earlier one has it.
         """
-        stored = await self._state.read(self._key_of(record))
+        stored = await self._state.read(self._document_key(record))
         if stored is None:
             return None
         fields = from_json(stored.value)
@@ -269,7 +269,7 @@ class Documents:
     def _key(self, ref: ActorRef) -> str:
         return self._state.key("actor", ref.type, ref.id)
 
-    def _key_of(self, record: Record) -> str:
+    def _document_key(self, record: Record) -> str:
         return self._record_key(record.ref, record.stream, record.n)
 
     def _record_key(self, ref: ActorRef, stream: str, n: int) -> str:
@@ -286,7 +286,7 @@ class Documents:
         return values
 
 
-def incarnation_of(commit: str) -> str:
+def parse_incarnation(commit: str) -> str:
     """The run of a worker that made a commit."""
     return commit.partition("/")[0]
 

@@ -18,7 +18,7 @@ from meshwright.core.errors import MeshError
 from meshwright.core.ids import new_id
 from meshwright.engine.kernel.envelope import ActorRef, Message
 from meshwright.engine.kernel.store import Delivery, Receiver
-from meshwright.engine.stores.dapr.documents import Document, Documents, incarnation_of
+from meshwright.engine.stores.dapr.documents import Document, Documents, parse_incarnation
 from meshwright.engine.stores.dapr.outbox import MAX_CARRIED, Outbox, StoredActor, StoredActors
 from meshwright.engine.stores.dapr.sidecar import Options
 from meshwright.engine.stores.dapr.state import KNOWN_ALIVE_SECONDS, WorkerLease
@@ -159,7 +159,7 @@ class Recovery:
         document = actor.document if actor is not None else None
         if actor is None or document is None:
             return
-        writer = incarnation_of(document.by[0]) if document.by else ""
+        writer = parse_incarnation(document.by[0]) if document.by else ""
         is_ours = writer == self._receiver.incarnation
         if not adopted and not actor.outbox:
             others_watch = not is_ours and not await self._lease.has_expired(writer)

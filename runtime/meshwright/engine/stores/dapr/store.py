@@ -29,7 +29,7 @@ from meshwright.engine.sql.folder import make_private
 from meshwright.engine.stores.dapr.broker import Broker
 from meshwright.engine.stores.dapr.callbacks import AppCallbacks
 from meshwright.engine.stores.dapr.channels import Channel, choose, make_channel
-from meshwright.engine.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
+from meshwright.engine.stores.dapr.documents import Document, Documents, OutboxEntry, parse_incarnation
 from meshwright.engine.stores.dapr.outbox import Outbox, StoredActor, StoredActors
 from meshwright.engine.stores.dapr.recovery import Recovery
 from meshwright.engine.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar, Write
@@ -284,7 +284,10 @@ class DaprStore(SharedStore):
         stored_records = await self.documents.records(ref, stream, first, last)
         own = self._live.incarnation
         events = [
-            event for stored in stored_records if incarnation_of(stored.by) != own for event in stored.events
+            event
+            for stored in stored_records
+            if parse_incarnation(stored.by) != own
+            for event in stored.events
         ]
         if events and ref.type in self._live.kinds:  # else the reader does not take the work over
             await self.outbox.emit(events)
@@ -422,7 +425,7 @@ class DaprStore(SharedStore):
         The document is written as it was, so that a turn which knows an older version cannot do so too; a
         turn that knows this version writes over the same versions of the records.
         """
-        name = self._commit_name(incarnation_of(commit))
+        name = self._commit_name(parse_incarnation(commit))
         outbox = [*actor.carried, *actor.outbox]
         fence = Document(before.record, outbox, (name, *before.by[:3]))
         etag = await self.documents.swap(actor.ref, fence, actor.etag)

@@ -23,7 +23,7 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import NEWS_SECONDS, Written, fill_blocks, newest, pruned_through
 from meshwright.engine.events.tails import read_news
 from meshwright.engine.kernel.envelope import ActorRef, Record
-from meshwright.engine.kernel.rows import delete_heads, record_row, row_of
+from meshwright.engine.kernel.rows import delete_heads, head_row, record_row
 from meshwright.engine.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
 from meshwright.engine.sql.database import Database, Row, Session, by_one_call
 from meshwright.engine.sql.postgres import array
@@ -53,7 +53,7 @@ class Commits:
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self._database, self._log = database, log
-        self._owner_of = owner_of
+        self._choose_owner = owner_of
         self._deliver, self._tell = deliver, tell
         self._filling: list[_Waiting] = []
         self._writing = False
@@ -73,30 +73,30 @@ class Commits:
     def _flush(self) -> None:
         size = _size_of_group(self._filling)
         group, self._filling = self._filling[:size], self._filling[size:]
-        rows = [tuple(self._rows_of(waiting.batch)) for waiting in group]
+        rows = [tuple(self._batch_rows(waiting.batch)) for waiting in group]
         settled = partial(self._settled, group, self.incarnation)
         if isinstance(group[0].batch.unless, str):
             self._database.submit(write_unless_known, (self.incarnation, rows[0]), settled)
         else:
             self._database.submit(write_batches, (self.incarnation, rows), settled)
 
-    def _rows_of(self, batch: Batch) -> BatchRows:
+    def _batch_rows(self, batch: Batch) -> BatchRows:
         unless, unless_id = _unless(batch)
         return BatchRows(
             expected=[(ref.type, ref.id, revision) for ref, revision in batch.expected.items()],
             ahead=[tuple(ref) for ref in batch.ahead],
-            heads=[(*row_of(ref, record), self._owner_of(ref)) for ref, record in batch.actors.items()],
+            heads=[(*head_row(ref, record), self._choose_owner(ref)) for ref, record in batch.actors.items()],
             taken_numbers=batch.taken_numbers,
             records=[record_row(record) for record in batch.records],
-            messages=[self._row_of(item) for item in batch.messages],
+            messages=[self._delivery_row(item) for item in batch.messages],
             events=self._log.rows(batch.events)[0],
             unless=unless,
             unless_id=unless_id,
         )
 
-    def _row_of(self, item: Delivery) -> tuple[str, str, str, bool, bool, bytes]:
+    def _delivery_row(self, item: Delivery) -> tuple[str, str, str, bool, bool, bytes]:
         to = item.message.to
-        owner, is_for_one = item.worker or self._owner_of(to), bool(item.worker)
+        owner, is_for_one = item.worker or self._choose_owner(to), bool(item.worker)
         return to.type, to.id, owner, is_for_one, item.remember, item.message.encode()
 
     def _settled(

@@ -28,7 +28,7 @@ from meshwright.core.errors import Conflict, StoreFailed, StoreMoved, StoreUnava
 from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.engine.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, record_of
+from meshwright.engine.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, read_record
 from meshwright.engine.kernel.store import Batch, Delivery, Receiver, SharedStore, Takeover
 from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.sql.folder import make_private
@@ -161,7 +161,9 @@ class PostgresStore(SharedStore):
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
-        self._commits = Commits(self._database, self._log, self._owner_of, receiver.deliver, self._news.tell)
+        self._commits = Commits(
+            self._database, self._log, self._choose_owner, receiver.deliver, self._news.tell
+        )
 
     async def begin(self, incarnation: str) -> Takeover:
         """Join the workers under a name, and adopt what no living worker has."""
@@ -285,7 +287,7 @@ class PostgresStore(SharedStore):
         if first is not None:
             self._contested.discard(ref)
             self._seem_new[ref.type, first.method] = row is None
-        return record_of(row) if row else None
+        return read_record(row) if row else None
 
     def seems_new(self, first: Message) -> bool:
         """Whether the last actor of a type that such a message activated was new."""
@@ -580,7 +582,7 @@ class PostgresStore(SharedStore):
             if self._receiver is not None:
                 self._receiver.deliver(delivery)
 
-    def _owner_of(self, ref: ActorRef) -> str:
+    def _choose_owner(self, ref: ActorRef) -> str:
         """The worker for an actor without one: this one if it can, so that actors of a task live together.
 
         It answers also for actors that commit here.
