@@ -114,7 +114,7 @@ class Ends:
             self._reading.cancel()
 
     async def wait(self, task_id: bytes) -> None:
-        await self._find_tree(task_id)
+        await self._of(task_id)
         del self._ends[task_id]
 
     def _of(self, task_id: bytes) -> asyncio.Future[None]:
@@ -124,7 +124,7 @@ class Ends:
         async for frame in self._frames:
             found = TASK_ID.search(frame)
             if found:
-                self._find_tree(found[1]).set_result(None)
+                self._of(found[1]).set_result(None)
 
 
 async def ours(folder: str, **settings: Any) -> AsyncGenerator[dict[str, Any]]:

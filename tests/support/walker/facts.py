@@ -106,4 +106,4 @@ class Facts:
         return ", ".join(facts) or "plain"
 
     def _name(self, task_id: str) -> str:
-        return f"{self._history.git_name(task_id)} ({self._history.job_of(task_id)})"
+        return f"{self._history.name_of(task_id)} ({self._history.job_of(task_id)})"

@@ -84,7 +84,7 @@ class People:
         )
         self._history.answers.append(answered)
         self._ended_questions.append(question)
-        name = self._history.git_name(question.task_id)
+        name = self._history.name_of(question.task_id)
         try:
             await self._mesh.answer(question.task_id, question.wait_id, value, by, tenant)
             answered.is_taken = True

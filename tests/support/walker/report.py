@@ -28,14 +28,14 @@ def script_of(history: History, finding: Finding) -> str:
         *history.lines,
         "-- effects",
         *(
-            f"#{effect.number} {effect.request} of {history.git_name(effect.task_id)}, "
+            f"#{effect.number} {effect.request} of {history.name_of(effect.task_id)}, "
             f"key ...{effect.key[-4:]}, process {effect.incarnation}, act {effect.at_act}"
             for effect in history.world.effects
         ),
         "-- tasks",
         *(
-            f"{history.git_name(task_id)} {history.job_of(task_id)}"
-            f"{f' of {history.git_name(view.parent_task_id)}' if view.parent_task_id else ''}: {view.status}"
+            f"{history.name_of(task_id)} {history.job_of(task_id)}"
+            f"{f' of {history.name_of(view.parent_task_id)}' if view.parent_task_id else ''}: {view.status}"
             f", {len(view.attempts)} attempts"
             for task_id, view in history.tasks.items()
         ),

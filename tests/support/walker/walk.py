@@ -333,7 +333,7 @@ class Walk:
             history.leaks.append("another tenant sees tasks or questions")
 
     def _name(self, task_id: str) -> str:
-        return self._history.git_name(task_id)
+        return self._history.name_of(task_id)
 
     def _say(self, text: str) -> None:
         self._history.say(text)

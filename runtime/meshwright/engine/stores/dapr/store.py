@@ -225,7 +225,9 @@ class DaprStore(SharedStore):
             return
         try:
             await self.sidecar.save([mark])
-        except Conflict:  # another worker notes it
+        except StoreUnavailable:  # so daprd says that another worker was first, which notes it then
+            if await self.state.read(mark.key) is None:
+                raise
             return
         if has_lost and self._log is not None:
             await self._log.note_emptied()
