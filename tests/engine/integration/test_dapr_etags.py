@@ -43,3 +43,14 @@ async def test_two_workers_lose_no_turn_where_etags_are_unknown(harness: DaprHar
         assert state is not None and sorted(state.lines) == sorted(texts)
     later = await harness.crash(first)
     assert sorted((await later.read(ONE)).lines) == sorted(texts)
+
+
+async def test_workers_that_find_a_new_store_at_once_note_one_mark(harness: DaprHarness) -> None:
+    first = await harness.open(ActorKind.from_class(Diary))
+    second = await harness.open_beside(first)
+    stores = [harness.stores[runtime] for runtime in (first, second)]
+    mark = stores[0].state.key("mark")
+    for _ in range(20):
+        await stores[0].sidecar.delete(mark)
+        await asyncio.gather(*(store._note_emptied(has_lost=False) for store in stores))
+        assert await stores[1].sidecar.get([mark])
