@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,19 @@ async def test_the_palette_goes_to_views_agents_and_tasks(tmp_path: Path, browse
         await expect(options).to_have_count(1)
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(f"{api.url}/#/agents/releaser")
+        await api.submit(agent_id="releaser", payload={"text": "Ship it"})
+        await expect(page.get_by_role("link", name="Inbox")).to_contain_text("1")
+        await page.keyboard.press("Control+k")
+        await expect(text).to_be_focused()
+        await page.keyboard.type("RELEASE 1.4")
+        await expect(options).to_have_text([" Release 1.4? question"])
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("article", name="Release 1.4?")).to_be_visible()
+        await expect(page).to_have_url(re.compile(r"/#/inbox\?item="))
         await page.keyboard.press("Control+k")
         await expect(text).to_be_focused()
         await page.keyboard.type("<b>none</b>")
-        await expect(dialog(page).get_by_text("Nothing has that name.")).to_be_visible()
+        await expect(dialog(page).get_by_text("Nothing has that name or these words.")).to_be_visible()
         await page.keyboard.press("Escape")
         await page.keyboard.press("?")  # at once: the field of the palette may still have the focus
         await expect(dialog(page)).to_contain_text("approve what is shown")

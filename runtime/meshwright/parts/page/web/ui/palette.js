@@ -1,5 +1,5 @@
 // @ts-check
-/** The command palette (Ctrl-K): any view, agent, task or setting by its name; and the keys of the page (?). */
+/** The command palette (Ctrl-K): any view, agent or task by its name, a task by words of its request, an open question by its words; and the keys of the page (?). */
 import { html, signal, useEffect, useRef, useState } from "./vendor/preact.js";
 import { Icon } from "./icons.js";
 import { isTyped, Key } from "./keys.js";
@@ -7,10 +7,11 @@ import { asked, may, short, slow, to, useData } from "./lib.js";
 import { Text } from "./unseen.js";
 
 const SHOWN = 12;
+const SHOWN_OF_KIND = 5;
 const LEAST_CHARS = 2;
 const PAUSE_MS = 200;
 const KEYS = [
-  ["Ctrl K", "go to a view, an agent or a task"],
+  ["Ctrl K", "go to a view, an agent, a task or a question"],
   ["j", "the next question of the inbox"],
   ["k", "the question before"],
   ["a", "approve what is shown"],
@@ -84,24 +85,30 @@ function Search({ views }) {
       setPlace((at + step + entries.length) % Math.max(entries.length, 1));
     } else if (event.key === "Enter") go(entries[at]);
   };
-  return html`<input type="text" autocomplete="off" role="combobox" aria-label="Go to" aria-expanded="true" aria-controls="entries" aria-activedescendant=${entries.length ? `entry-${at}` : undefined} placeholder="A view, an agent, a task" autofocus value=${text} onInput=${(/** @type {any} */ event) => { setText(event.target.value); setPlace(0); }} onKeyDown=${press} />
+  return html`<input type="text" autocomplete="off" role="combobox" aria-label="Go to" aria-expanded="true" aria-controls="entries" aria-activedescendant=${entries.length ? `entry-${at}` : undefined} placeholder="A view, an agent, words of a task or question" autofocus value=${text} onInput=${(/** @type {any} */ event) => { setText(event.target.value); setPlace(0); }} onKeyDown=${press} />
     <ul id="entries" role="listbox" aria-label="Where to go">${entries.map((entry, number) => html`<li key=${entry.href} id=${`entry-${number}`} role="option" aria-selected=${number === at} onClick=${() => go(entry)}><${Icon} name=${entry.icon} /> <span class="name"><${Text} value=${entry.name} /></span> <span class="dim">${entry.kind}</span></li>`)}</ul>
-    ${entries.length ? null : html`<p class="dim">Nothing has that name.</p>`}`;
+    ${entries.length ? null : html`<p class="dim">Nothing has that name or these words.</p>`}`;
 }
 
-/** What a text may mean: views first, then agents, then tasks. @param {[string, {title: string}][]} views @param {string} text @returns {Entry[]} */
+/** Whether a question has words in its text or in what it is about. @param {any} question @param {string} text */
+const asks = (question, text) => `${question.question} ${JSON.stringify(question.subject ?? {})}`.toLowerCase().includes(text.toLowerCase());
+
+/** What a text may mean: views first, then agents, open questions and tasks. @param {[string, {title: string}][]} views @param {string} text @returns {Entry[]} */
 function useEntries(views, text) {
   const settled = useSettled(text);
   const isLong = settled.length >= LEAST_CHARS;
   const { data: agents } = useData(may("viewer") ? "/agents" : null, slow);
   const { data: named } = useData(isLong && may("viewer") && /^[0-9A-Za-z]+$/.test(settled) ? `/tasks?${asked({ task_id: settled.toUpperCase(), limit: 5 })}` : null);
   const { data: worded } = useData(isLong && may("contents") ? `/tasks?${asked({ text: settled, limit: 5 })}` : null);
+  const { data: inbox } = useData(isLong && may("contents") ? "/inbox?limit=200" : null);
+  const questions = (inbox?.items ?? []).filter((/** @type {any} */ question) => asks(question, text)).slice(0, SHOWN_OF_KIND);
   const has = (/** @type {string} */ name) => name.toLowerCase().includes(text.toLowerCase());
   const tasks = [...(named?.items ?? []), ...(worded?.items ?? [])];
   /** @type {Entry[]} */
   const entries = [
     ...views.filter(([, view]) => has(view.title)).map(([key, view]) => ({ name: view.title, kind: "view", icon: key, href: to(key) })),
     ...(agents?.items ?? []).filter((/** @type {any} */ agent) => has(agent.agent_id)).map((/** @type {any} */ agent) => ({ name: agent.agent_id, kind: "agent", icon: "agents", href: to(`agents/${encodeURIComponent(agent.agent_id)}`) })),
+    ...questions.map((/** @type {any} */ question) => ({ name: question.question, kind: "question", icon: "inbox", href: to("inbox", { item: question.id }) })),
     ...tasks.map((/** @type {any} */ task) => ({ name: task.title ?? task.capability, kind: `${task.status.replace("_", " ")} …${short(task.task_id)}`, icon: "tasks", href: to(`task/${task.task_id}`) })),
   ];
   return entries.filter((entry, at) => entries.findIndex((other) => other.href === entry.href) === at).slice(0, SHOWN);

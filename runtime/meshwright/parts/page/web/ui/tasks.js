@@ -76,7 +76,7 @@ function Filter({ wanted }) {
   };
   const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
   const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
-  return html`<details class="filters" open=${Object.keys(wanted).length > 0 && isWide}><summary>Filters <span class="dim">${Object.values(wanted).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
+  return html`<details class="filters" open=${Object.keys(wanted).length > 0 && isWide}><summary>Filters <span class="dim">${Object.entries(wanted).map(([name, value]) => (name === "dead" ? "failed" : value)).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
