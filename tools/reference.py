@@ -3,7 +3,7 @@
 A page has them between `<!-- reference: NAME -->` and `<!-- end -->`. Their texts are the help of commands,
 the first paragraphs of the docstrings of settings and errors, the summaries of routes, and the payloads of
 events. reference.toml has the cures of errors, and the places to which names link. Parts of installed
-packages are left out.
+packages are left out. llms.txt gets the links of docs/README.md.
 """
 
 import ast
@@ -35,7 +35,20 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "runtime/meshwright"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DATA = tomllib.loads((ROOT / "tools/reference.toml").read_text(encoding="utf-8"))
+CONTENTS = ROOT / "llms.txt"
 BLOCK = re.compile(r"(<!-- reference: (\w+) ?([\w /-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+LINK = re.compile(r"\[([^]]+)\]\(([^)]+)\)")
+CONTENTS_HEAD = (
+    "# Meshwright",
+    "",
+    "> A runtime in Python for LLM agents that does not lose work: tasks survive crashes and deploys, no "
+    "paid call is repeated, people approve what matters. One actor model on SQLite, PostgreSQL or Dapr.",
+    "",
+    "All pages are Markdown. To write an agent, read "
+    "[the skill](runtime/meshwright/cli/template/SKILL.md.txt) first: `mesh init` puts it into a project, "
+    "beside AGENTS.md.",
+    "",
+)
 WIDTH = 118
 SHARED = {
     "--json",
@@ -68,7 +81,8 @@ EVERY_PART = {
 
 
 def main() -> None:
-    stale = {path: text for path in PAGES if (text := page(path)) != path.read_text(encoding="utf-8")}
+    wanted = {path: page(path) for path in PAGES} | {CONTENTS: contents()}
+    stale = {path: text for path, text in wanted.items() if text != path.read_text(encoding="utf-8")}
     if "--check" in sys.argv and stale:
         sys.exit(f"{', '.join(path.name for path in stale)}: stale; python tools/reference.py writes them")
     for path, text in stale.items():
@@ -83,6 +97,25 @@ def page(path: Path) -> str:
         return f"{block[1]}\n{lines}\n\n{block[4]}"
 
     return BLOCK.sub(table, path.read_text(encoding="utf-8"))
+
+
+def contents() -> str:
+    """Returns llms.txt (https://llmstxt.org): each link of docs/README.md, with what its row is about."""
+    head, *sections = (ROOT / "docs/README.md").read_text(encoding="utf-8").split("\n## ")
+    lines = [*CONTENTS_HEAD, *(f"- [{title}]({resolved(to)})" for title, to in LINK.findall(head))]
+    for section in sections:
+        name, _, text = section.partition("\n")
+        lines += ["", f"## {name}", ""]
+        for line in text.splitlines():
+            about = line.split(" | ")[0].removeprefix("| ") if line.startswith("| ") else ""
+            note = f": {about}" if about else ""
+            lines += [f"- [{title}]({resolved(to)}){note}" for title, to in LINK.findall(line)]
+    return "\n".join(lines) + "\n"
+
+
+def resolved(target: str) -> str:
+    """Returns a link of docs/README.md as one from the root."""
+    return target.removeprefix("../") if target.startswith("../") else f"docs/{target}"
 
 
 def linked(name: str, shown: str) -> str:

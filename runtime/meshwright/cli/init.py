@@ -24,9 +24,11 @@ _OF_PROJECT = {
     "gitignore": ".gitignore",
     "Dockerfile": "Dockerfile",
     "README.md": "README.md",
+    "AGENTS.md": "AGENTS.md",
+    "SKILL.md": ".agents/skills/write-a-meshwright-agent/SKILL.md",
 }
 """The path of each file that a template makes."""
-_NO_CODE = {".git", ".gitignore", ".python-version", ".venv", "venv", "LICENSE", "README.md"}
+_NO_CODE = {".git", ".gitignore", ".python-version", ".venv", "venv", "AGENTS.md", "LICENSE", "README.md"}
 """Files that a mesh does not run: beside them, all of its code is of this command."""
 _NAME = re.compile(r"(?=.{1,48}$)[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 
@@ -55,8 +57,8 @@ def init(folder: Path, agent_id: str) -> None:
     """Make a project with an agent, its tool, prompt and test.
 
     Writes actors/, prompts/, tests/, mesh.toml, .gitignore, Dockerfile and README.md into FOLDER (default:
-    the present one), and overwrites nothing: in a project that has some of them it adds the rest. With
-    another --agent it adds an agent.
+    the present one), and AGENTS.md with a skill for coding agents that work on the project. Overwrites
+    nothing: in a project that has some of them it adds the rest. With another --agent it adds an agent.
     """
     present = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
     words = {

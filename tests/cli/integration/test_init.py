@@ -1,5 +1,7 @@
 """`mesh init` makes what is missing, and overwrites nothing."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from tests.support.running_mesh import run
 
+SKILL = ".agents/skills/write-a-meshwright-agent/SKILL.md"
 MADE = {
     "actors/assistant.py",
     "prompts/assistant.prompt",
@@ -16,6 +19,8 @@ MADE = {
     ".gitignore",
     "Dockerfile",
     "README.md",
+    "AGENTS.md",
+    SKILL,
 }
 
 
@@ -91,3 +96,24 @@ def test_the_budget_that_it_suggests_passes_the_test_that_it_writes(tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout
     assert "day" in run("budgets", cwd=tmp_path).stdout
+
+
+def test_what_the_skill_teaches_runs_as_it_is_written(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    assert run("init", str(shop), cwd=tmp_path).returncode == 0
+    skill = (shop / SKILL).read_text()
+    checked = run("skills", "check", cwd=shop)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for path, text in re.findall(r"^`([\w/.-]+)`:\n\n```\w*\n(.*?)^```$", skill, flags=re.M | re.S):
+        (shop / path).write_text(text)
+    [commands] = re.findall(r"^## Run it\n\n```\n(.*?)^```$", skill, flags=re.M | re.S)
+    shown = re.findall(r"`((?:mesh|pytest) [^`]+)`", (shop / "AGENTS.md").read_text())
+    for command in (*commands.splitlines(), *shown):
+        program, *words = shlex.split(command)
+        if program == "pytest":
+            command_line = [sys.executable, "-m", "pytest", *words, "-p", "no:cacheprovider"]
+            tried = subprocess.run(command_line, cwd=shop, capture_output=True, text=True, check=False)
+            assert "2 passed" in tried.stdout
+        else:
+            tried = run(*words, cwd=shop)
+        assert tried.returncode == 0, (command, tried.stdout, tried.stderr)
