@@ -97,6 +97,7 @@ COMMANDS = _OWN | {
     )
     for part in ours()
     for name, text in part.commands.items()
+    if " " not in name  # one of another part's command, as `mcp serve`
 }
 _COMPLETING = "_MESH_COMPLETE"
 """The variable by which a shell asks for completions."""
@@ -122,7 +123,7 @@ def _commands_of_packages() -> dict[str, Part]:
 
 def _find_command(part: Part, name: str) -> click.Command:
     """The function of the name in `commands.py` of a part, else the commands of its resource."""
-    function = name.replace("-", "_")
+    function = name.replace("-", "_").replace(" ", "_")
     if find_spec(f"{part.package}.commands") is not None:
         commands = import_module(f"{part.package}.commands")
         if hasattr(commands, function):
@@ -145,9 +146,14 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command of that name, if there is one."""
         if cmd_name in COMMANDS:
-            return getattr(
+            command = getattr(
                 import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name.replace("-", "_")
             )
+            for part in ours():
+                for name in part.commands:
+                    if name.startswith(f"{cmd_name} ") and isinstance(command, click.Group):
+                        command.add_command(_find_command(part, name))
+            return command
         part = _commands_of_packages().get(cmd_name)
         return _find_command(part, cmd_name) if part else None
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from msgspec.structs import replace
 from pydantic import BaseModel
-from pydantic_core import from_json
 
 from meshwright.core.display import visible
 from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, MeshError, NotFound
@@ -39,6 +38,7 @@ from meshwright.edges.channels.chats import (
 from meshwright.edges.deliveries import Gate, Proof
 from meshwright.edges.outgoing import Receivers, TryLater
 from meshwright.edges.replies.courier import Courier, LineSender, Undeliverable
+from meshwright.engine.events.answers import parse_reply
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import Inbox, Question
 from meshwright.engine.work.protocol import TaskKey
@@ -196,12 +196,7 @@ def parse_answer(question: Question, text: str) -> Any:
         if word not in _APPROVE | _DENY:
             return None
         return {"approve": word in _APPROVE, "reason": reason.strip()}
-    if question.answer_schema is None or question.answer_schema.get("type") == "string":
-        return text
-    try:
-        return from_json(text)
-    except ValueError:
-        return None
+    return parse_reply(question.answer_schema, text)
 
 
 _logger = logging.getLogger("meshwright.edges.channels")

@@ -69,7 +69,7 @@ class _BlockingResourceCalls:
 
 
 class BlockingClient:
-    """`Client` without `await`: the same methods, arguments, results and errors.
+    """`Client` without `await`: the same methods but `open`, arguments, results and errors.
 
     with BlockingClient("http://127.0.0.1:8000") as mesh:
         print(mesh.ask("simple-agent", "What is a turn?").text)

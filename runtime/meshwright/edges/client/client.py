@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
@@ -36,6 +36,7 @@ from meshwright.edges.client.transports import (
     AsgiTransport,
     HttpTransport,
     RequestSender,
+    Response,
 )
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.mesh.identity.settings import KeysSettings
@@ -157,6 +158,17 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
     async def call(self, method: str, path: str, *, body: Any = None, **params: Any) -> Any:
         """Call any route of the HTTP API; returns the JSON of its answer, or None where it has none."""
         return await self._connection.call(method, path, body=body, params=params)
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Response]:
+        """Open any route of the HTTP API: its status, and its body in the `chunks` in which it comes.
+
+        For other protocols that the mesh speaks. Nothing is sent again. `BlockingClient` has no such method.
+        """
+        async with self._connection.open(method, path, body=body, headers=headers) as response:
+            yield response
 
     async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
         """All items that a route of the HTTP API lists, page by page."""

@@ -378,6 +378,13 @@ class RequestSender:
                     raise
                 await tries.pause_after(error)
 
+    @asynccontextmanager
+    async def open(self, method: str, path: str, **options: Any) -> AsyncIterator[Response]:
+        """One request, and its answer as it comes. Nothing of it is sent again."""
+        async with self._transport.send(self._request(method, path, timeout=None, **options)) as response:
+            self._reached = True
+            yield response
+
     async def events(self, path: str, fields: Mapping[str, Any], after_seq: int) -> AsyncGenerator[Event]:
         """The events of a stream, resumed after the last one seen when the connection breaks."""
         tries, problem = Retries(), MeshError(f"{path} ends at once")

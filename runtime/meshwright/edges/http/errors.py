@@ -18,10 +18,11 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from meshwright.core.encoding import encode
-from meshwright.core.errors import MeshError, Overloaded, StorageExceeded
+from meshwright.core.errors import MeshError, Overloaded, StorageExceeded, Unauthenticated
 from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, describe_problem
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.mesh.identity.operations import record_refusal
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.wire.errors import (
@@ -52,6 +53,7 @@ class RouterKind(NamedTuple):
     is_open: bool = False
     counts_streams: bool = True
     names_tenant: bool = False
+    resource_metadata: str = ""
 
 
 def router_kind(scope: Scope) -> RouterKind:
@@ -94,7 +96,11 @@ async def answer_error(request: Request, error: Exception) -> Response:
             record_misuse(request.app.state.mesh, request.scope, error)
         if _is_tenants_limit(error) and (caller := request.scope.get(CALLER)) is not None:
             await request.app.state.brake.hold(caller)
-        return error_response(error, error_shape(request.scope))
+        response = error_response(error, error_shape(request.scope))
+        if isinstance(error, Unauthenticated) and (path := router_kind(request.scope).resource_metadata):
+            challenge = f'Bearer resource_metadata="{absolute_url(request, path)}"'
+            response.headers["WWW-Authenticate"] = challenge
+        return response
     if isinstance(error, HTTPException):
         return _framework_error(request, error)
     if isinstance(error, ClientDisconnect):
@@ -109,6 +115,12 @@ async def answer_error(request: Request, error: Exception) -> Response:
             remedy="The log of the mesh says more",
         )
     )
+
+
+def absolute_url(request: Request, path: str) -> str:
+    """Returns the address of a path as the client of a request reaches it."""
+    is_tls = request.url.scheme == "https" or request.app.state.mesh.settings[HttpSettings].behind_tls
+    return f"{'https' if is_tls else 'http'}://{request.url.netloc}{path}"
 
 
 def record_misuse(mesh: Mesh, scope: Scope, error: MeshError) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from msgspec import field
+from pydantic_core import from_json
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
@@ -71,6 +72,19 @@ def checked_answer(
         **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
+
+
+def parse_reply(answer_schema: Mapping[str, Any] | None, text: str) -> Any:
+    """The answer that a text is to a question: the text itself, or JSON where its schema is of other values.
+
+    None for text that is no JSON.
+    """
+    if answer_schema is None or answer_schema.get("type") == "string":
+        return text
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return None
 
 
 def check_digest(digest: str, current: str | None) -> None:

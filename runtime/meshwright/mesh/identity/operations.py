@@ -17,7 +17,7 @@ from pydantic import Field, FiniteFloat
 from meshwright.agents.run.files import referred_in
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.access import Role
-from meshwright.core.errors import Forbidden, HostError, MeshError, Unauthenticated
+from meshwright.core.errors import Conflict, Forbidden, HostError, MeshError, Unauthenticated
 from meshwright.core.events import parse_trace_id
 from meshwright.core.files import File, parse_task_file
 from meshwright.core.ids import Identifier
@@ -26,7 +26,7 @@ from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, Task
 from meshwright.core.operations import Input, Rule, has_role, is_own, operation
 from meshwright.core.payloads import redacted
 from meshwright.core.task_events import TaskScored
-from meshwright.engine.events.answers import RevealedQuestion
+from meshwright.engine.events.answers import RevealedQuestion, parse_reply
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.task_lists import TaskOrder
 from meshwright.engine.events.tasks import TaskPage
@@ -367,6 +367,21 @@ class Operations(Acting):
         with suppress(HostError):  # a caller that tries again would find its question answered
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)
+
+    @operation(ANSWER_TASK)
+    async def reply(self, task_id: str, text: str, *, key: str = "") -> TaskView:
+        """Give a task that waits an answer as text: to the question of that key, else to the oldest.
+
+        The text is the answer, or JSON where the question's `answer_schema` is of other values.
+        Raises what `answer` raises, and Conflict for a task that waits for nobody.
+        """
+        view = await self.task_seen(SEE_TASK, task_id)
+        waits = [wait for wait in view.waits if wait.kind == "person" and key in ("", wait.wait_id)]
+        if not waits and not key:
+            raise Conflict(f"Task {task_id} waits for no answer", field="key")
+        wait = min(waits, key=lambda wait: wait.since or view.created_at, default=None)
+        value = parse_reply(wait.answer_schema if wait else None, text)
+        return await self.answer(task_id, wait.wait_id if wait else key, value)
 
     @operation(
         REVEAL_QUESTION,
