@@ -22,6 +22,7 @@ from meshwright.edges.http.events import Streams
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel import cells
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.turns import ActorKind
@@ -31,6 +32,7 @@ from meshwright.mesh.identity.events import EventFeed
 from meshwright.mesh.orchestration.settings import TenantsSettings
 from meshwright.mesh.orchestration.tenants import Tenants
 from tests.support.event_logs import LogOnFile, event, open_log
+from tests.support.function_calls import FunctionCalls
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.sample_actors import Diary, Line
 
@@ -205,6 +207,26 @@ async def test_actors_at_rest_are_bounded_by_number_and_those_with_work_stay(tmp
             assert page.lines == ["first", "more"]
     finally:
         await runtime.stop()
+
+
+async def test_actors_at_rest_cost_as_much_beside_many_with_work(tmp_path: Path) -> None:
+    counts = {}
+    for busy in (40, 800):
+        store = SqliteStore.in_folder(tmp_path / f"{busy}", durability="off")
+        runtime = Runtime(store, max_resting=10)
+        for kind in (Diary, OpenDiary):
+            runtime.register(ActorKind.from_class(kind))
+        await runtime.start()
+        try:
+            for number in range(busy):
+                await runtime.call(ActorRef("OpenDiary", f"{number}"), "write", Line(text="first"))
+            with FunctionCalls(cells) as calls:
+                for number in range(400):
+                    await runtime.call(ActorRef("Diary", f"{number}"), "write", Line(text="first"))
+        finally:
+            await runtime.stop()
+        counts[busy] = calls.count
+    assert counts[800] <= 2 * counts[40]
 
 
 async def test_ended_tasks_do_not_stay_in_memory_for_their_payloads(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from meshwright.engine.kernel.turns import ActorKind, Commit, take_turn
 IDLE_SECONDS = 60.0
 ROOM = 0.9  # of a limit, once it was passed: to look for idle actors again and again would take longer
 _NO_RECORD = ActorRecord()
-_RESTING_ROOM = 0.5  # the same of actors at rest: one walk passes all those with pending work
+_RESTING_ROOM = 0.5  # the same of actors at rest
+_WORKING_PER_RESTING = 4  # actors with pending work that a walk may pass for each at rest
 
 
 class Cell:
@@ -94,7 +95,7 @@ class Cells:
         self.remote_kinds: dict[str, ActorKind] = {}
         self._max_active = max_active
         self._max_bytes = max_bytes
-        self._max_resting = max_resting
+        self._max_resting = self._resting_limit = max_resting
         self._bytes = 0
         self._working = 0
         self._evicted = evicted
@@ -160,15 +161,11 @@ class Cells:
     @property
     def are_too_many(self) -> bool:
         """Whether more are active or at rest than may be, or their states are larger."""
-        return self._resting > self._max_resting or self._is_full
+        return len(self._cells) - self._working > self._resting_limit or self._is_full
 
     @property
     def _is_full(self) -> bool:
         return len(self._cells) > self._max_active or self._bytes > self._max_bytes
-
-    @property
-    def _resting(self) -> int:
-        return len(self._cells) - self._working
 
     def trim(self) -> None:
         """Evict those idle for long and, over a limit, the least recently used until there is room."""
@@ -193,13 +190,16 @@ class Cells:
         for ref in evicted:
             del self._cells[ref]
         self._bytes = size
+        # A walk passes all that have work or wait for a commit, so the next one has to free a share of them.
+        busy, resting = self._working // _WORKING_PER_RESTING, len(self._cells) - self._working
+        self._resting_limit = max(self._max_resting, busy, int(resting / _RESTING_ROOM))
         if evicted:
             self._evicted(evicted)
 
     def _surplus(self) -> float:
         """How many actors at rest are to be evicted."""
-        is_over = self._resting > self._max_resting
-        return self._resting - self._max_resting * _RESTING_ROOM if is_over else 0
+        resting = len(self._cells) - self._working
+        return resting * _RESTING_ROOM if resting > self._resting_limit else 0
 
 
 def missing_type(ref: ActorRef) -> NotFound:

@@ -46,7 +46,7 @@ class Runtime(StoreAccess):
     `tracing` records a span of each turn that belongs to a trace. `max_mailbox` bounds what may wait for one
     actor before calls and messages from outside are refused. Idle actors are evicted after a minute, or
     sooner where more than `max_active` are active or their states have more than `max_active_bytes`, and
-    those without pending work where there are more than `max_resting`.
+    those without pending work where there are more than `max_resting`, and than a quarter of those with it.
     `strict`: bodies and replies of calls go through JSON, as they do where actors run in other processes; for
     tests.
     """
