@@ -19,7 +19,9 @@ from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import CARD, about, ended, names
 
 
-def dispatched(task_id: str, text: str = "", parent: str | None = None, **fields: Any) -> Event:
+def dispatched(
+    task_id: str, text: str = "", parent: str | None = None, *, agent_id: str = "writer", **fields: Any
+) -> Event:
     above = None if parent is None else Parent(actor_type="a", actor_id="b", key="k", task_id=parent)
     known: dict[str, Any] = {"thread_id": f"thread-{task_id}", "requested_by": "ann", **fields}
     task = Task(
@@ -31,7 +33,8 @@ def dispatched(task_id: str, text: str = "", parent: str | None = None, **fields
         parent=above,
         **known,
     )
-    payload = Dispatch.wrap(task, attempt=1, agent_id="writer", score_card=CARD)
+    attempt = 1 if agent_id == "writer" else 2
+    payload = Dispatch.wrap(task, attempt=attempt, agent_id=agent_id, score_card=CARD)
     return about(task_id, "task.dispatched", payload, tenant_id=known.get("tenant_id", "default"))
 
 
@@ -74,6 +77,14 @@ async def test_a_task_is_titled_by_the_first_line_of_its_request(store: LogOnFil
     page = await store.log.tasks(tenant_id="default", limit=9)
     titles = {task.task_id: task.title for task in page.items}
     assert titles == {"a": "Pay the invoice", "b": f"{'w' * 119}…", "c": '{"order":17}'}
+
+
+async def test_a_task_is_found_by_the_agent_that_took_it_over(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "ab"])
+    assert await names(store, agent_id="writer") == ["b", "a"]
+    await store.write([dispatched("a", agent_id="editor", requested_by="bob")])
+    assert await names(store, agent_id="editor") == await names(store, requested_by="bob") == ["a"]
+    assert await names(store, agent_id="writer") == await names(store, requested_by="ann") == ["b"]
 
 
 async def test_tasks_are_found_by_what_they_wait_for_now(store: LogOnFile) -> None:

@@ -38,10 +38,11 @@ _FILL = (
     "INSERT INTO event_keys SELECT key, n FROM generate_series(0, :blocks - 1) AS n, "
     "unnest(ARRAY['event_type=common', 'topic=here', 'tenant_id=default']) AS key",
     "INSERT INTO tasks (seq, last_seq, task_id, tenant_id, capability, status, agent_id, created_at, "
-    "updated_at, completed_at, error, parent_task_id, thread_id) SELECT n, n, 't' || n, 'default', 'w', "
+    "updated_at, completed_at, error, parent_task_id, thread_id, requested_by) "
+    "SELECT n, n, 't' || n, 'default', 'w', "
     "CASE WHEN n % 10 = 4 THEN 'failed' ELSE 'succeeded' END, 'writer', n, n, n, "
     "CASE WHEN n % 10 = 4 THEN 'ToolFailed' END, CASE WHEN n % 10 = 2 THEN 't' || n - 1 END, "
-    "CASE WHEN n % 10 < 2 THEN 'long' ELSE 't' || n END "
+    "CASE WHEN n % 10 < 2 THEN 'long' ELSE 't' || n END, 'r' || n "
     "FROM generate_series(1, :blocks * 10) AS n",
     "INSERT INTO inbox SELECT 'q' || n, n, 'default', 't' || n, 1, 1, NULL, n, '{}' "
     "FROM generate_series(1, :blocks * 10) AS n",
@@ -123,6 +124,9 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "tree": lambda: task_tree(explained, "default", "t11"),
             "tasks to prune": lambda: last_ended(explained, -1.0),
             "task to erase": lambda: subject_tasks(explained, "default", TaskSubject(task_id="t15")),
+            "requester to erase": lambda: subject_tasks(
+                explained, "default", TaskSubject(requested_by="r15")
+            ),
             "thread to erase": lambda: subject_tasks(explained, "default", TaskSubject(thread_id="t15")),
             "ended": lambda: ended_tasks(explained, EndedTask(blocks * 10, "", ""), 1e9, 50),
             "tenants": lambda: tenants_in(explained, "tasks"),

@@ -151,8 +151,8 @@ class TaskFilter(BaseModel):
     @property
     def reads_many(self) -> bool:
         """Whether rows that no index finds decide: a page with few of them reads the whole list."""
-        by_index = {"status", "capability", "agent_id", "thread_id", "parent_task_id", "dead", "open"}
-        return bool(self.model_fields_set - by_index)
+        by_index = {"status", "capability", "agent_id", "requested_by", "thread_id", "parent_task_id"}
+        return bool(self.model_fields_set - by_index - {"dead", "open"})
 
     @property
     def index(self) -> str:
@@ -167,6 +167,8 @@ class TaskFilter(BaseModel):
             return "tasks_by_parent"
         if self.agent_id is not None:
             return "tasks_by_agent"
+        if self.requested_by is not None:
+            return "tasks_by_requester"
         return "tasks_by_tenant" if self.capability is None else "tasks_by_capability"
 
 

@@ -293,7 +293,9 @@ class SubjectTask(NamedTuple):
 
 
 _FIRST_OF_SUBJECT = {
-    "requested_by": "SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND requested_by = :value",
+    "requested_by": (
+        "SELECT task_id FROM {by_requester} WHERE tenant_id = :tenant_id AND requested_by = :value"
+    ),
     "thread_id": (
         "SELECT task_id FROM {by_thread} WHERE thread_id = :value AND thread_id <> task_id "
         "AND tenant_id = :tenant_id UNION "
@@ -326,13 +328,12 @@ _TASKS_OF_SUBJECT = """
 
 
 def subject_tasks(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
-    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads.
-
-    Those of a thread or a task are found by indices; those of a requester among all tasks of the tenant.
-    """
+    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
     name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
     by_thread = session.by_index("tasks", "tasks_by_thread")
-    first = _FIRST_OF_SUBJECT[name].format(by_thread=by_thread)
+    first = _FIRST_OF_SUBJECT[name].format(
+        by_thread=by_thread, by_requester=session.by_index("tasks", "tasks_by_requester")
+    )
     query = _TASKS_OF_SUBJECT.format(first=first, by_thread=by_thread)
     rows = session.execute(query, {"tenant_id": tenant_id, "value": session.bindable(value)}).fetchall()
     return [SubjectTask(task_id, at is not None, bool(is_witness)) for task_id, at, is_witness in rows]

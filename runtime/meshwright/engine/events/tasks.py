@@ -128,6 +128,9 @@ class TaskProjection:
                 rows[key] = _TaskRow.from_event(changes[0], key[0])
             rows[key].take(changes)
         session.insert(_INTO, [_columns_of(rows[key]) for key in by_task], then=_REPLACE)
+        for row in filter(_TaskRow.has_moved, rows.values()):
+            values = *_place_of(row), row.task_id, row.tenant_id
+            session.execute(_MOVE, [*map(session.bindable, values)])
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks whose first event is in the log."""
@@ -178,6 +181,8 @@ def make_title(text: str | None) -> str | None:
 def _stored(session: Session, task_ids: set[str]) -> dict[tuple[str, str], _TaskRow]:
     rows = session.select_in(f"SELECT {', '.join(_COLUMNS)} FROM tasks WHERE task_id", task_ids)  # noqa: S608
     tasks = [_TaskRow(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    for task in tasks:
+        task.stored_place = _place_of(task)
     return {(task.task_id, task.tenant_id): task for task in tasks}
 
 
@@ -215,7 +220,12 @@ class _TaskRow:
     title: str | None = None
 
     def __init__(self, **columns: Any) -> None:
+        self.stored_place: tuple[Any, ...] | None = None
         self.__dict__.update(columns)
+
+    def has_moved(self) -> bool:
+        """Whether it is stored, and indices have it in another place."""
+        return self.stored_place is not None and self.stored_place != _place_of(self)
 
     @classmethod
     def from_event(cls, event: Event, task_id: str) -> _TaskRow:
@@ -254,10 +264,14 @@ LISTED_COLUMNS = ", ".join(
 )
 """The columns that a query of a list selects."""
 _INTO = f"tasks ({', '.join(_COLUMNS)})"
+_PLACE = ("capability", "agent_id", "requested_by", "thread_id", "parent_task_id", "forked_from")
+"""Columns of indices that seldom change: SQLite rewrites each index that has one of the columns it sets."""
 _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
-    f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id")
+    f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id", *_PLACE)
 )
+_MOVE = f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in _PLACE)} WHERE task_id = ? AND tenant_id = ?"  # noqa: S608
 _columns_of = attrgetter(*_COLUMNS)
+_place_of = attrgetter(*_PLACE)
 
 
 _NO_PAYLOAD = b"{}"
