@@ -75,6 +75,7 @@ _SELECT_LAST = (
 )
 _SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
 _REACHED = "SELECT coalesce(min(position), 0) FROM projection_positions WHERE name = 'tasks'"
+_SPAN_OF_TASK = "SELECT seq, last_seq, completed_at FROM tasks WHERE task_id = ? AND tenant_id = ?"
 _FIRST_OF_TASK = "SELECT seq FROM tasks WHERE task_id = ? AND tenant_id = ?"
 _SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
 _INTO_KEYS = "event_keys (key, block)"
@@ -302,22 +303,41 @@ def newest_of_task(
     session: Session, task_id: str, tenant_id: str, event_types: Sequence[str], max_late: int
 ) -> dict[str, Event]:
     """The newest event of each type, of a task that has a record."""
-    first, last = before_task(session, task_id, tenant_id, max_late) + 1, newest(session)
     events = dict[str, Event]()
-    if last - first < BLOCK_EVENTS:  # one look at so few costs less than a search for each type
-        select = _SELECT_LAST.format(types=marks(len(event_types)))
-        values = first, last, session.bindable(task_id), session.bindable(tenant_id), *event_types
-        rows = session.execute(select, values).fetchall()
-        return {event.event_type: event for event in events_at(session, [seq for (seq,) in rows])}
-    for event_type in event_types:
-        query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=event_type, order="desc")
-        reached = last
-        while reached >= first and event_type not in events:
-            matches = search(session, query, first, reached, 1)
-            if matches.events:
-                events[event_type] = matches.events[0]
-            reached = matches.reached - 1
+    for first, last in _spans_of_task(session, task_id, tenant_id, max_late):
+        missing = [event_type for event_type in event_types if event_type not in events]
+        if first > last or not missing:
+            continue
+        if last - first < BLOCK_EVENTS:  # one look at so few costs less than a search for each type
+            select = _SELECT_LAST.format(types=marks(len(missing)))
+            values = first, last, session.bindable(task_id), session.bindable(tenant_id), *missing
+            rows = session.execute(select, values).fetchall()
+            events |= {event.event_type: event for event in events_at(session, [seq for (seq,) in rows])}
+            continue
+        for event_type in missing:
+            query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=event_type, order="desc")
+            reached = last
+            while reached >= first and event_type not in events:
+                matches = search(session, query, first, reached, 1)
+                if matches.events:
+                    events[event_type] = matches.events[0]
+                reached = matches.reached - 1
     return events
+
+
+def _spans_of_task(session: Session, task_id: str, tenant_id: str, max_late: int) -> list[tuple[int, int]]:
+    """The first and last `seq` between which events of a task are that has a record, the newest first.
+
+    A task that the lists know as ended has none between its last event and the place that they have reached.
+    """
+    # The place first: the lists may go on meanwhile.
+    [(reached,)] = session.execute(_REACHED).fetchall()
+    row = session.execute(_SPAN_OF_TASK, (session.bindable(task_id), session.bindable(tenant_id))).fetchone()
+    first, last, completed_at = row or (reached + 1, reached, None)
+    first, last, end = max(1, first - max_late), last + max_late, newest(session)
+    if completed_at is None or last >= reached:
+        return [(first, end)]
+    return [(reached + 1, end), (first, last)]
 
 
 def knows(session: Session, event_id: str, aggregate_id: str | None = None, after_seq: int = 0) -> bool:
