@@ -363,12 +363,16 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     # A scan looks nothing up: the index pays where it leaves little.
     is_narrow = query.tenant_id is not None and (query.since or query.until) is not None
     table = session.by_index("calls", "calls_by_time" if is_narrow else None)
-    if of_tasks or {"task", "tree"} & {*keys}:
-        source = all_calls(table, condition, of_tasks=of_tasks)
-    else:
+    source, whole_values = all_calls(table, condition, of_tasks=of_tasks), values
+    whole_source = source
+    if not of_tasks:
         bounds = values.get("since"), values.get("until")
-        source, hours = calls_by_hour(session, condition, *bounds, of_tenant=query.tenant_id is not None)
-        values |= hours
+        whole_source, hours = calls_by_hour(
+            session, condition, *bounds, of_tenant=query.tenant_id is not None
+        )
+        whole_values = values | hours
+        if not {"task", "tree"} & {*keys}:
+            source, values = whole_source, whole_values
     joined = f"{tags} {_trees(table, condition) if 'tree' in keys else ''}"
     named_columns = [f"{column} AS {name}" for name, column in columns.items()]
     selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)
@@ -379,8 +383,9 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
         f"sum(calls.calls) DESC, {', '.join(columns)} LIMIT :limit"
     )
     rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
-    whole = ("SELECT", ", ".join(_SUMS), "FROM", source)
-    total = session.execute(" ".join(whole), values).fetchone()  # apart: a call with two tags counts once
+    whole = ("SELECT", ", ".join(_SUMS), "FROM", whole_source)
+    # Apart, since a call with two tags counts once; from hours where the items read calls one by one.
+    total = session.execute(" ".join(whole), whole_values).fetchone()
     size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
     items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
     omitted = rows[0][0] - len(items) if rows else 0
