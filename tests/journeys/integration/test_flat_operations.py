@@ -21,6 +21,7 @@ from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.sqlite_steps import Steps
 
+Reading = Callable[[], Awaitable[object]]
 FEW, MANY, VERY_MANY = 1_000, 20_000, 100_000
 MAX_MORE = 4_000
 """An index is a level deeper, the newest block of events fuller, and a wait is looked at more often. One step
@@ -93,9 +94,15 @@ _OTHERS = tuple(
         (4, "tasks", "status = 'failed', error = 'ToolFailed'"),
         (5, "tasks", "agent_id = 'other'"),
         (6, "tasks", f"parent_task_id = '{_ROOT}'"),
+        (7, "tasks", f"requested_by = 'requester' || {_COPY}"),
     )
 )
 """A copy has its own thread, the same tenant, no parent, and has succeeded. One in ten differs in each."""
+_STATES = (
+    "INSERT OR IGNORE INTO event_keys SELECT 'event_type=' || event_type, block FROM event_blocks, "
+    "(SELECT 'run.state' AS event_type UNION SELECT 'run.title')"
+)
+"""Others set states and titles in each block of the log."""
 
 
 async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
@@ -105,14 +112,15 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
     agents = Writer, Asker, Parent, Listener
     price = {"input": 1, "output": 1}
     async with http_mesh(folder, *agents, script=script, default_price=price) as api:
-        for number in range(3):
-            await api.client.outcome(await api.submit(agent_id="writer", payload={"text": f"t{number}"}))
+        old, *_ = [
+            await api.finished(agent_id="writer", payload={"text": f"t{number}"}) for number in range(3)
+        ]
         await api.mesh.log.flush()
         data = folder / api.mesh.settings.data_dir
     grow(data, tasks)
     with closing(sqlite3.connect(data / "mesh.db", isolation_level=None)) as store:
         store.execute("BEGIN")
-        for statement in _OTHERS:
+        for statement in (*_OTHERS, _STATES):
             store.execute(statement)
         recount_hours(SqliteSession(store))
         store.execute("COMMIT")
@@ -124,14 +132,14 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     others = {"budgets": budgets, "default_price": price, "retention": {"succeeded_days": 1}}
     async with http_mesh(folder, *agents, script=script, **others) as api:
-        return await Operations(api, steps).measure()
+        return await Operations(api, steps, old).measure()
 
 
 class Operations:
-    """All that a task and its readers do, in a mesh."""
+    """All that a task and its readers do, in a mesh; a task ended before the others."""
 
-    def __init__(self, api: Api, steps: Steps) -> None:
-        self._api, self._steps = api, steps
+    def __init__(self, api: Api, steps: Steps, old: str) -> None:
+        self._api, self._steps, self._old = api, steps, old
 
     async def measure(self) -> dict[str, int]:
         """The steps of each."""
@@ -151,84 +159,119 @@ class Operations:
             counts[name] = await self._steps.fewest(action, and_rest=True)
         return counts
 
-    def _readings(self, task_id: str, tree: str) -> dict[str, Callable[[], Awaitable[object]]]:
-        api, path = self._api, f"/tasks/{task_id}"
+    def _readings(self, task_id: str, tree: str) -> dict[str, Reading]:
+        return {
+            **self._of_task(task_id, tree),
+            **self._of_lists(tree),
+            **self._of_money(tree),
+            **self._of_mesh(),
+            **self._of_duties(tree),
+        }
 
-        def get(path: str, tenant: str | None = None, **params: str) -> Callable[[], Awaitable[object]]:
-            headers = {"Mesh-Tenant": tenant} if tenant else {}
+    def _get(self, path: str, tenant: str | None = None, **params: str) -> Reading:
+        headers = {"Mesh-Tenant": tenant} if tenant else {}
 
-            async def read() -> None:
-                async with api.session.get(path, params=params, headers=headers) as response:
-                    assert response.status == 200, f"{path}: {await response.text()}"
-                    await response.read()
+        async def read() -> None:
+            async with self._api.session.get(path, params=params, headers=headers) as response:
+                assert response.status == 200, f"{path}: {await response.text()}"
+                await response.read()
 
-            return read
+        return read
+
+    def _of_task(self, task_id: str, tree: str) -> dict[str, Reading]:
+        api, get, path = self._api, self._get, f"/tasks/{task_id}"
 
         async def follow() -> None:
             async with api.stream(f"{path}/events") as stream:
                 await stream.rest()
 
-        async def prune() -> None:
-            admin = Caller(all_tenants=True, roles=frozenset({"admin"}), requested_by="admin")
-            assert (await api.mesh.get(Retention).prune(admin, dry_run=True)).tasks == {}
-
         return {
             "task": get(path),
+            "old task": get(f"/tasks/{self._old}"),
+            "wait for an old task": get(f"/tasks/{self._old}", wait="1"),
             "outcome": lambda: api.client.outcome(task_id),
             "steps": get(f"{path}/steps"),
             "step": get(f"{path}/steps/1"),
             "export": get(f"{path}/export"),
             "tree": get(f"/tasks/{tree}/tree"),
+            "tree of many": get(f"/tasks/{_ROOT}/tree"),
             "stream": follow,
             "events of a task": get("/events", task_id=task_id),
+        }
+
+    def _of_lists(self, tree: str) -> dict[str, Reading]:
+        get = self._get
+        return {
             "tasks": get("/tasks"),
             "tasks of a status": get("/tasks", status="succeeded"),
             "tasks of a thread": get("/tasks", thread_id="mine"),
             "changed tasks of a thread": get("/tasks", thread_id="mine", order="changed"),
             "tasks of a long thread": get("/tasks", thread_id="long"),
             "tasks of an agent": get("/tasks", agent_id="parent"),
+            "tasks of a requester": get("/tasks", requested_by="requester17"),
             "tasks of a parent": get("/tasks", parent_task_id=tree),
+            "children of many": get("/tasks", parent_task_id=_ROOT),
             "tasks of a capability": get("/tasks", capability="writing"),
             "open tasks": get("/tasks", waits_for="person"),
             "a task's own thread": get("/tasks", thread_id=tree),
             "failed tasks": get("/tasks", dead="true"),
+            "dead letters": get("/dead-letters"),
+            "dead letters of an agent": get("/dead-letters", agent_id="writer"),
+            "dead letters of a capability": get("/dead-letters", capability="writing"),
             "events": get("/events", order="desc", limit="20"),
             "inbox": get("/inbox"),
             "ended questions": get("/inbox", ended="true"),
-            "status": get("/status"),
-            "scale": get("/scale/writer"),
-            "agents": get("/agents"),
-            "scores": get("/agents/score/writing"),
+            "memories": get("/memories"),
+        }
+
+    def _of_money(self, tree: str) -> dict[str, Reading]:
+        get = self._get
+        return {
             "budgets": get("/budgets"),
             "costs": get("/costs"),
             "costs of an hour": get("/costs", since="1h"),
             "costs of a thread": get("/costs", thread_id="mine"),
             "costs below a task": get("/costs", parent_task_id=tree),
+            "costs below many": get("/costs", parent_task_id=_ROOT),
             "costs by task": get("/costs", by="task"),
             "costs by tree": get("/costs", by="tree"),
             "estimate": get("/costs/estimate", tenant="default", agent_id="writer"),
-            "dead letters": get("/dead-letters"),
-            "dead letters of an agent": get("/dead-letters", agent_id="writer"),
-            "dead letters of a capability": get("/dead-letters", capability="writing"),
-            "tasks to prune": prune,
-            "tasks to erase": lambda: api.mesh.log.view(subject_tasks, "default", TaskSubject(task_id=tree)),
-            "thread to erase": lambda: api.mesh.log.view(
-                subject_tasks, "default", TaskSubject(thread_id="mine")
-            ),
+        }
+
+    def _of_mesh(self) -> dict[str, Reading]:
+        get = self._get
+        return {
+            "status": get("/status"),
+            "scale": get("/scale/writer"),
+            "agents": get("/agents"),
+            "scores": get("/agents/score/writing"),
             "figures": get("/figures"),
             "figures of a tenant": get("/figures", tenant="tenant7"),
             "metrics": get("/metrics"),
             "trends": get("/figures/trends"),
             "flows": get("/figures/flows"),
-            "tree of many": get(f"/tasks/{_ROOT}/tree"),
-            "children of many": get("/tasks", parent_task_id=_ROOT),
-            "costs below many": get("/costs", parent_task_id=_ROOT),
-            "memories": get("/memories"),
             "readyz": get("/readyz"),
             "trees": get("/trees"),
         }
 
-    def _actions(self) -> dict[str, Callable[[], Awaitable[object]]]:
+    def _of_duties(self, tree: str) -> dict[str, Reading]:
+        api = self._api
+
+        async def prune() -> None:
+            admin = Caller(all_tenants=True, roles=frozenset({"admin"}), requested_by="admin")
+            assert (await api.mesh.get(Retention).prune(admin, dry_run=True)).tasks == {}
+
+        def subject(**fields: str) -> Reading:
+            return lambda: api.mesh.log.view(subject_tasks, "default", TaskSubject(**fields))
+
+        return {
+            "tasks to prune": prune,
+            "tasks to erase": subject(task_id=tree),
+            "thread to erase": subject(thread_id="mine"),
+            "requester to erase": subject(requested_by="requester17"),
+        }
+
+    def _actions(self) -> dict[str, Reading]:
         api = self._api
 
         async def ask() -> None:
@@ -290,3 +333,4 @@ async def test_operations_do_not_grow_with_the_tasks_of_others(
     few = await measure(tmp_path / "few", FEW, monkeypatch)
     many = await measure(tmp_path / "many", tasks, monkeypatch)
     assert {name: (few[name], many[name]) for name in few if many[name] > few[name] + MAX_MORE} == {}
+    assert many["old task"] <= many["task"] + MAX_MORE, "it is read as one that has just ended"
