@@ -100,6 +100,16 @@ class SimulatedMesh:
         """How many whole answers the provider was asked for again."""
         return len(self.simulator.ledger.charges) - len(_requests(self.simulator.ledger.charges))
 
+    @property
+    def cache_savings(self) -> Decimal:
+        """What the provider's cache saved in answers that were asked for again, before the last of each."""
+        charges, prices = self.simulator.ledger.charges, self.simulator.scenario.prices
+        last = {charge.request: number for number, charge in enumerate(charges)}
+        tokens = sum(
+            charge.cached_tokens for number, charge in enumerate(charges) if last[charge.request] != number
+        )
+        return tokens * (prices.input - prices.cached) / 1_000_000
+
 
 def _requests(charges: Sequence[Charge]) -> set[str]:
     return {charge.request for charge in charges}

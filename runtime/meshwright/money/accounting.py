@@ -130,7 +130,8 @@ class Accounting(Wrapper):
     def _record_cut(self, hold: Hold, request: ModelRequest, reply: ModelReply | None = None) -> None:
         """Record the calls that earlier processes made for the same step, and did not live to record.
 
-        They asked for the same as now: each counts as what the `reply` cost, else as such calls do as a rule.
+        They asked for the same as now: each counts as what the `reply` cost, more if the provider had cached
+        the prompt meanwhile; without a reply as such calls do as a rule.
         """
         take = request.context.take_cut
         count = 0 if take is None else take()
@@ -138,7 +139,7 @@ class Accounting(Wrapper):
         if not cut:
             return
         if reply is not None:
-            cost, usage = reply.saved_usd if reply.cache_hit else reply.cost_usd, reply.usage
+            cost, usage = self._cost_before(reply, hold.request), reply.usage
         else:
             cost, usage = self._guess(hold.request, _StreamMeter(None).usage(hold.request)), Usage()
         for call_id in cut:
@@ -152,6 +153,24 @@ class Accounting(Wrapper):
                 settlement=settled,
             )
             self._record(call, request)
+
+    def _cost_before(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """The cost of an equal call before this one, whose reply is lost.
+
+        It may itself have put the prompt into the provider's cache, and have paid all of it. So it counts as
+        the dearest of the last such calls, from the cost of the reply to that without a cache.
+        """
+        cost, usage = reply.saved_usd if reply.cache_hit else reply.cost_usd, reply.usage
+        if cost is None or not usage.cached_tokens:
+            return cost
+        writes = usage.cached_tokens + usage.cache_write_tokens
+        usage = usage.model_copy(update={"cached_tokens": 0, "cache_write_tokens": writes})
+        uncached = reply.model_copy(update={"usage": usage, "cache_hit": False})
+        most = self._prices.reply_cost(uncached, request)
+        if most is None:
+            return cost
+        dearest = self._estimates.dearest(request)
+        return max(cost, most if dearest is None else min(most, dearest))
 
     def _guess(self, request: ModelRequest, usage: Usage) -> Decimal | None:
         """The cost of a call whose end is unknown: that of the dearest of the last such calls, else the most.

@@ -42,5 +42,7 @@ async def test_kills_repeat_no_finished_step_and_lose_no_task_and_no_cent(
     ledger = simulator.ledger
     cut = sum(call.payload["outcome"] == "cut" for call in calls)
     unbilled = cut - work.repeated_answers  # cut off before they were billed, or before they were sent
-    most = ledger.dollars / 20 + unbilled * max(charge.dollars for charge in ledger.charges)
-    assert abs(accounts.budget - ledger.dollars) <= most, "what a kill cut off counts too, about"
+    least = ledger.dollars * 19 / 20
+    most = ledger.dollars * 21 / 20 + unbilled * max(charge.dollars for charge in ledger.charges)
+    most += work.cache_savings  # a call that was cut off may count as if no cache had its prompt
+    assert least <= accounts.budget <= most, "what a kill cut off counts too, about"

@@ -264,6 +264,45 @@ async def test_calls_that_crashes_cut_off_are_rows_once_each_and_end_their_holds
     assert await balance(runtime) == (4, 0)
 
 
+class CachingProvider(Provider):
+    """Reads a prompt that it has seen before from its cache, at a tenth of the price."""
+
+    def __init__(self) -> None:
+        super().__init__(random.Random(1))
+        self._prompts: set[str] = set()
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        prompt = request.messages[0].content
+        usage = Usage(prompt_tokens=10, cached_tokens=10 if prompt in self._prompts else 0)
+        self._prompts.add(prompt)
+        return ModelReply(model="provider-1", usage=usage)
+
+
+@pytest.mark.parametrize("is_cached_before", [False, True], ids=["cached by the cut call", "cached before"])
+async def test_a_cut_call_counts_its_prompt_in_full_where_it_may_have_filled_the_cache(
+    harness: RuntimeHarness, is_cached_before: bool
+) -> None:
+    million = Decimal(1_000_000)
+    price = Price(input=million, output=ZERO, cached_input=million / 10)
+    prices = Prices(default=price, listed=dict)
+    provider = CachingProvider()
+    runtime = await harness.open(KIND)
+    step: dict[str, Any] = {"task_id": "t1", "step": 1}
+    if is_cached_before:
+        await provider.complete(asked(9))
+        for number in range(2):  # the last such calls had the prompt from the cache
+            before = Accounting(provider, Budgets([POT], runtime), prices, lambda call: None)
+            await before.complete(asked(9, task_id=f"before-{number}", step=1))
+            await before.budgets.settled()
+    await Budgets([POT], runtime).hold(asked(9, **step), lambda request: Decimal(9))
+    await provider.complete(asked(9, **step))  # its reply is lost
+    runtime = await harness.crash(runtime)
+    calls: list[Call] = []
+    await Accounting(provider, Budgets([POT], runtime), prices, calls.append).complete(asked(9, **step))
+    cut_cost = 1 if is_cached_before else 10
+    assert [(call.outcome, call.cost_usd) for call in calls] == [("cut", cut_cost), ("ok", 1)]
+
+
 async def test_a_journaled_call_is_booked_once_after_a_crash_by_all_workers_that_find_it(
     harness: RuntimeHarness, rng: random.Random
 ) -> None:
