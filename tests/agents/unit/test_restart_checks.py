@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
@@ -115,3 +117,133 @@ async def test_nobody_is_asked_about_a_step_that_did_not_happen(tmp_path: Path) 
     async with kept(tmp_path, buyer(shop, is_edited=True)) as mesh:
         assert (await mesh.get(Tasks).outcome(receipt.task_id)).text == "done"
     assert len(shop.orders) == 1
+
+
+Goes = Literal["orders again", "ends", "fails"]
+
+
+def impatient(shop: Shop, goes: Goes) -> type[Agent]:
+    """Edited code that gives its first call up while the check of the order is asked, and goes on."""
+
+    class Impatient(Agent):
+        agent_id = "buyer"
+        capabilities = (Capability("buying"),)
+
+        async def run(self, run: Run) -> str:
+            is_asked = asyncio.Event()
+
+            async def nothing() -> None: ...
+
+            async def was_ordered(step_id: str) -> CheckResult:
+                is_asked.set()
+                await asyncio.sleep(0 if shop.checked else 3600)
+                return CheckResult.unknown()
+
+            async def order() -> str:
+                return await shop.order(run.step_id)
+
+            async def give_up(limit: asyncio.Timeout) -> None:
+                await is_asked.wait()
+                shop.checked.append("given up")
+                limit.reschedule(0)
+
+            async def look_around() -> None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as group:
+                        group.create_task(give_up(limit))
+                        await run.step("look around", nothing)
+
+            await run.step("order", order, check=was_ordered)
+            await look_around()
+            if goes == "fails":
+                raise ConnectionError
+            if goes == "orders again":
+                await run.step("order again", order, check=was_ordered)
+            return "done"
+
+    return Impatient
+
+
+@pytest.mark.parametrize("goes", get_args(Goes))
+async def test_a_person_is_asked_though_the_call_that_differs_is_given_up(tmp_path: Path, goes: Goes) -> None:
+    shop = Shop(CheckResult.unknown)
+    async with kept(tmp_path, buyer(shop, by_step=True)) as mesh:
+        await mesh.get(Tasks).submit(TaskRequest(agent_id="buyer"))
+        await shop.began.wait()
+    async with kept(tmp_path, impatient(shop, goes)) as mesh:
+        waiting = await told_of(mesh, "task.waiting")
+    assert "May it start over and repeat these steps: order?" in waiting.payload["asked"]
+    assert (shop.checked, len(shop.orders)) == (["given up"], 1)
+
+
+class Impatience:
+    """A call beside others whose caller gives it up once a person was asked."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.is_over = asyncio.Event(), asyncio.Event()
+        self.limit = asyncio.timeout(None)
+
+    async def hold(self) -> None:
+        """Return once the call was given up."""
+        await self.is_asked.wait()
+        if not self.is_over.is_set():
+            self.limit.reschedule(0)
+            await self.is_over.wait()
+
+
+def side_by_side(shop: Shop, impatience: Impatience | None = None) -> type[Agent]:
+    """Two looks beside a step that holds the run; edited code looks elsewhere, and gives one look up."""
+
+    class SideBySide(Agent):
+        agent_id = "buyer"
+        capabilities = (Capability("buying"),)
+
+        async def run(self, run: Run) -> str:
+            where = "here" if impatience is None else "elsewhere"
+            have_looked = asyncio.Barrier(3)
+
+            async def nothing() -> None: ...
+
+            async def hold() -> None:
+                if impatience is not None:
+                    return await impatience.hold()
+                await have_looked.wait()
+                return await shop.hold()
+
+            async def order() -> str:
+                return await shop.order(run.step_id)
+
+            async def look(side: str) -> None:
+                await run.step(side, nothing)
+                await run.step(f"look {where}", nothing)
+                if impatience is None:
+                    await have_looked.wait()
+
+            async def give_up() -> None:
+                if impatience is None:
+                    return await look("left")
+                impatience.limit = asyncio.timeout(None)
+                with suppress(TimeoutError):
+                    async with impatience.limit:
+                        await look("left")
+                return impatience.is_over.set()
+
+            await run.step("order", order, repeatable=False)
+            await run.gather(give_up(), look("right"), run.step("hold", hold))
+            return "done"
+
+    return SideBySide
+
+
+async def test_a_question_of_two_calls_stays_when_one_of_them_is_given_up(tmp_path: Path) -> None:
+    shop, impatience = Shop(CheckResult.unknown), Impatience()
+    async with kept(tmp_path, side_by_side(shop)) as mesh:
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="buyer"))
+        await shop.began.wait()
+    async with kept(tmp_path, side_by_side(shop, impatience)) as mesh:
+        waiting = await told_of(mesh, "task.waiting")
+        impatience.is_asked.set()
+        await impatience.is_over.wait()
+        await mesh.get(Tasks).answer(receipt.task_id, waiting.payload["key"], {"approve": True})
+        outcome = await mesh.get(Tasks).outcome(receipt.task_id)
+    assert (outcome.text, len(shop.orders)) == ("done", 2)

@@ -279,14 +279,14 @@ class _Attempt:
                 raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
             answer = await answer
         except Exception as error:
-            self._check_followed()
+            await self._journal.replay.decide()
             if not isinstance(error, MeshError):
                 self._unawaited.check(error)
             raise
         except (BaseExceptionGroup, RunInterrupted):
-            self._check_followed()
+            await self._journal.replay.decide()
             raise
-        self._check_followed()
+        await self._journal.replay.decide()
         self._unawaited.check()
         result = plain_result(answer)
         if (shape := self._state.task.shape) is not None:
@@ -297,10 +297,6 @@ class _Attempt:
         """The tools of the run: where they may change, those that it had when it began."""
         tools = await self._bound.ready_tools()
         return await same_tools(self._journal, tools) if self._bound.is_changing else tools
-
-    def _check_followed(self) -> None:
-        if self._journal.replay.ended is not None:
-            raise self._journal.replay.ended
 
     async def _tell_answer(self, text: str) -> None:
         """Add question and answer to the thread's conversation, durably before the outcome is known.

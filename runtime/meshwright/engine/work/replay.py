@@ -66,6 +66,8 @@ class Replay:
         self._once = once
         self._ask_check = ask_check  # weak: its journal has this replay
         self._asking: asyncio.Lock | None = None
+        self._undecided: ReplayMismatch | None = None
+        """A mismatch that nobody waits for any more: its caller gave the call up before it was decided."""
         self._outcomes: list[tuple[dict[str, Any], CheckResult | None]] | None = None
         """The results of the checks of steps that a new attempt would repeat, once they were asked."""
 
@@ -86,6 +88,8 @@ class Replay:
 
         A call that its caller gave up waits here until it is given up once more.
         """
+        if self._undecided is not None and not self._is_in_once(scope):
+            await self._end_replay(scope, self._undecided)
         if scope.order is not None:
             if scope.branch in scope.order.recorded.given_up:
                 await self.until_given_up(scope, scope.order, scope.branch)
@@ -142,8 +146,24 @@ class Replay:
             why_not = f"was {record['kind']!r} before, and {is_now}"
             await self._end_replay(scope, self._mismatch(key, why_not))
 
+    async def decide(self) -> None:
+        """Return if the run may end as it does. Raises what ends it where its code was not repeatable."""
+        if self._undecided is not None and not self.is_ending:
+            await self._end_replay(self._paths.here(), self._undecided)
+        if self.ended is not None:
+            raise self.ended
+
     async def _end_replay(self, scope: Scope, mismatch: ReplayMismatch) -> NoReturn:
-        self.is_mismatched = True
+        self.is_mismatched, self._undecided = True, None
+        try:
+            await self._ask_to_end(scope, mismatch)
+        except asyncio.CancelledError:
+            self._undecided = mismatch  # the call is given up, but the code still differs: others ask
+            raise
+        self.ended = mismatch
+        raise mismatch
+
+    async def _ask_to_end(self, scope: Scope, mismatch: ReplayMismatch) -> None:
         # These may have taken effect: a new attempt would do them again.
         delegated = [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
         await self._until_ended(scope)
@@ -157,15 +177,14 @@ class Replay:
                 self.check_goes_on()
                 once, checks = await self._checked(intents, path)
                 if not once and not delegated:
-                    self.ended = mismatch
-                    raise mismatch
+                    return
             await self.ask_restart(scope, [*once, *delegated], path, why, checks)
-        self.ended = mismatch
-        raise mismatch
 
     async def until_decided(self, scope: Scope) -> None:
         """Wait while it is decided whether the run ends, before a step that may not be repeated begins."""
-        while self.is_mismatched and not (self.is_ending or self._is_in_once(scope)):  # noqa: ASYNC110 rare
+        while self.is_mismatched and not (self.is_ending or self._is_in_once(scope)):
+            if self._undecided is not None:
+                await self._end_replay(scope, self._undecided)
             await asyncio.sleep(_LOOK_SECONDS)
         self.check_goes_on()
 

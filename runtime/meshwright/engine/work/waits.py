@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -89,6 +90,8 @@ class Waits:
         self._paths = paths
         self._records = records
         self._open: dict[str, Wait] = {}
+        self._waiters = Counter[str]()
+        """How many calls wait at a path: those beside one another may wait for one answer."""
         self._unsent: dict[str, tuple[Wait, Task | None]] = {}
         self._sending: asyncio.Task[None] | None = None
         self._check: asyncio.TimerHandle | None = None
@@ -139,14 +142,17 @@ class Waits:
             step.waits += 1
             self._busy -= step.waits == 1
         self._check_soon()
+        self._waiters[path] += 1
         try:
             await asyncio.get_running_loop().create_future()
         finally:  # cancelled
             for step in around:
                 step.waits -= 1
                 self._busy += step.waits == 0
-            self._open.pop(path, None)
-            self._unsent.pop(path, None)
+            self._waiters[path] -= 1
+            if not self._waiters[path]:
+                self._open.pop(path, None)
+                self._unsent.pop(path, None)
         raise AssertionError("a run that waits is resumed from its start")
 
     def _write_order(self) -> None:
