@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -57,12 +59,15 @@ def buyer(shop: Shop, approved: list[str], ordered: list[str], *, is_edited: boo
     return Buyer
 
 
-async def approve_all(mesh: Mesh) -> None:
+async def approve_all(mesh: Mesh, changes: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Approve what is asked, with another tea where `changes` name one."""
     async for waiting in mesh.log.tail(EventFilter(event_type="task.waiting", after_seq=0)):
         assert waiting.task_id is not None
         key = waiting.payload["key"]
         if key not in await _answered(mesh):
-            await mesh.get(Tasks).answer(waiting.task_id, key, {"approve": True})
+            changed = changes.get(waiting.payload["subject"]["arguments"]["tea"])
+            arguments = {} if changed is None else {"arguments": {"tea": changed}}
+            await mesh.get(Tasks).answer(waiting.task_id, key, {"approve": True, **arguments})
 
 
 async def _answered(mesh: Mesh) -> set[str]:
@@ -94,6 +99,37 @@ async def test_a_yes_whose_call_was_made_is_not_used_again(
         asyncio.TaskGroup() as group,
     ):
         approving = group.create_task(approve_all(mesh))
+        assert (await mesh.get(Tasks).outcome(receipt.task_id)).text == "done"
+        approving.cancel()
+        requests = await mesh.log.query(EventFilter(event_type="approval.requested"))
+    assert len(requests) == asked
+    assert shop.orders == ordered * 2
+
+
+@pytest.mark.parametrize(
+    ("approved", "changes", "ordered", "asked"),
+    [
+        (["assam"], {"assam": "oolong"}, ["oolong"], 2),
+        (["assam"], {"assam": "oolong"}, [], 1),
+        (["assam", "assam"], {"assam": "oolong"}, ["oolong"], 3),
+        (["assam", "oolong"], {"assam": "oolong"}, ["oolong", "oolong"], 4),
+        (["assam", "oolong"], {"assam": "oolong", "oolong": "assam"}, ["assam"], 3),
+    ],
+)
+async def test_a_yes_with_changed_arguments_is_spent_by_the_call_that_it_made(
+    tmp_path: Path, approved: list[str], changes: dict[str, str], ordered: list[str], asked: int
+) -> None:
+    shop = Shop()
+    async with kept(tmp_path, buyer(shop, approved, ordered)) as mesh, asyncio.TaskGroup() as group:
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="buyer"))
+        approving = group.create_task(approve_all(mesh, changes))
+        await shop.began.wait()
+        approving.cancel()
+    async with (
+        kept(tmp_path, buyer(shop, approved, ordered, is_edited=True)) as mesh,
+        asyncio.TaskGroup() as group,
+    ):
+        approving = group.create_task(approve_all(mesh, changes))
         assert (await mesh.get(Tasks).outcome(receipt.task_id)).text == "done"
         approving.cancel()
         requests = await mesh.log.query(EventFilter(event_type="approval.requested"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.engine.work.journal import hash_request
+from meshwright.engine.work.protocol import hash_request
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.testing import ScriptedModel, mesh_for
 

@@ -13,7 +13,7 @@ from meshwright.agents.run.state import RunState
 from meshwright.core.errors import AgentError
 from meshwright.core.limits import reserved_param
 from meshwright.core.schema_checks import check_schema
-from meshwright.engine.work.paths import hash_request
+from meshwright.engine.work.protocol import hash_request
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.models.structure import response_schema
 from meshwright.models.wire.chat import CHAT

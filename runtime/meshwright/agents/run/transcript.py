@@ -42,9 +42,8 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import path_named, read_forked, read_steps
-from meshwright.engine.work.journal import hash_request
 from meshwright.engine.work.people import CHECK, asked_about
-from meshwright.engine.work.protocol import Wait, steps_stream
+from meshwright.engine.work.protocol import Wait, hash_request, steps_stream
 from meshwright.engine.work.record import StepStatus, StepSummary, StepView, StepWait, TaskRecord
 
 _MAX_SUMMARY_CHARS = 200

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from pydantic_core import to_json
 
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import ForkedFrom, Task
@@ -19,6 +22,7 @@ from meshwright.engine.work.protocol import (
     TaskKey,
     answers_stream,
     claim_stream,
+    hash_request,
 )
 from meshwright.engine.work.record import NO_TASK, DispatchedTask, journal_names, unknown_task
 from meshwright.engine.work.results import RecordedOrder
@@ -310,12 +314,12 @@ def _spent(approvals: Sequence[Record], calls: Collection[Mapping[str, Any]]) ->
     """The approvals whose calls have begun.
 
     A framework has its calls approved in one place and makes them in another: there, a call spends one yes to
-    an equal call.
+    an equal call, or one that changed its arguments to these, if nobody was asked about them as well.
     """
     elsewhere = [
         call for call in calls if not any(is_used(record.value["path"], [call]) for record in approvals)
     ]
-    for record in sorted(approvals, key=lambda record: int(record.value["number"])):
+    for record in sorted(approvals, key=lambda record: (_has_changed(record.value), record.value["number"])):
         approval = record.value
         if is_used(approval["path"], calls):
             yield record
@@ -329,7 +333,21 @@ def _spent(approvals: Sequence[Record], calls: Collection[Mapping[str, Any]]) ->
 def _is_of_approval(call: Mapping[str, Any], approval: Mapping[str, Any]) -> bool:
     """Whether a call has the tool and the arguments of an approval, and came later."""
     is_same_tool = call["kind"].removeprefix(TOOL) == approval["kind"].removeprefix(_APPROVE)
-    return is_same_tool and call["hash"] == approval["hash"] and call["number"] > approval["number"]
+    if not is_same_tool or call["number"] <= approval["number"]:
+        return False
+    if not _has_changed(approval):
+        return bool(call["hash"] == approval["hash"])
+    arguments = approval["result"]["arguments"]
+    texts = (
+        json.dumps(arguments, ensure_ascii=False),
+        to_json(arguments).decode(),
+    )  # a framework writes its own
+    return call["hash"] in {hash_request({"arguments": text}) for text in texts}
+
+
+def _has_changed(approval: Mapping[str, Any]) -> bool:
+    """Whether a decision replaced the arguments of its call."""
+    return (approval.get("result") or {}).get("arguments") is not None
 
 
 def is_approval(record: Record) -> bool:

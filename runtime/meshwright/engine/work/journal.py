@@ -44,9 +44,9 @@ from meshwright.engine.work.earlier import (
     read_steps,
     unspent_answers,
 )
-from meshwright.engine.work.paths import LifeCall, OpenStep, Paths, Scope, hash_request, step_identity
+from meshwright.engine.work.paths import LifeCall, OpenStep, Paths, Scope, step_identity
 from meshwright.engine.work.people import QUESTIONS, repeat_key
-from meshwright.engine.work.protocol import Answer, StepKey, WaitKind, Work
+from meshwright.engine.work.protocol import Answer, StepKey, WaitKind, Work, hash_request
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.replay import Replay
 from meshwright.engine.work.requested_calls import RequestedCalls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -12,10 +11,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from meshwright.core.checks import StepCheck
-from meshwright.core.encoding import stable_json
 from meshwright.engine.work.earlier import PROGRAM, PROGRAM_REQUEST, Earlier, is_branch, is_of_program
 from meshwright.engine.work.people import is_doubt
-from meshwright.engine.work.protocol import StepKey
+from meshwright.engine.work.protocol import StepKey, hash_request
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.results import RecordedOrder, ResultOrder
 from meshwright.engine.work.threads import CodeThreads
@@ -25,11 +23,6 @@ _NAME_CHARS = 6  # of a branch: two requests that share them are counted togethe
 _REQUEST_CHARS = 10  # of a branch that is known by its request alone
 _PATIENCE_SECONDS = 5.0  # without a recorded step that is taken up, for the code between two of them
 _LOOK_SECONDS = 0.02
-
-
-def hash_request(request: Any) -> str:
-    """A short hash of a step's request, the same for the same JSON."""
-    return hashlib.sha256(stable_json(request)).hexdigest()[:16]  # 64 bits tell the steps of a run apart
 
 
 class _Journal(Protocol):

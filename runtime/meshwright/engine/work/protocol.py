@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import field
 from msgspec.structs import asdict
 
-from meshwright.core.encoding import Struct, encode
+from meshwright.core.encoding import Struct, encode, stable_json
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
@@ -31,6 +31,11 @@ class StepKey(Struct, omit_defaults=True):
     kind: str
     hash: str
     nth: int = 1
+
+
+def hash_request(request: Any) -> str:
+    """A short hash of a step's request, the same for the same JSON."""
+    return hashlib.sha256(stable_json(request)).hexdigest()[:16]  # 64 bits tell the steps of a run apart
 
 
 DELEGATE = "delegate"

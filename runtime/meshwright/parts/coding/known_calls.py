@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.component import ModelReply, ModelRequest
-from meshwright.engine.work.paths import hash_request
+from meshwright.engine.work.protocol import hash_request
 
 _MAX_ASKED = 100  # calls of models that no program has made so far
 _HEAD_CHARS = 60  # of a result, by which it is found in a conversation
