@@ -7,7 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +48,7 @@ class KilledMesh:
         self._cwd = cwd
         self._environment = environment | ({"MESH_DATABASE": url} if url else {})
         self._stack = AsyncExitStack()
+        self._frozen: list[int] = []
 
     async def __aenter__(self) -> Self:
         up = mesh_up(self._data, up=self._up, cwd=self._cwd, **self._environment)
@@ -59,8 +60,9 @@ class KilledMesh:
 
     async def kill(self) -> None:
         """Kill -9 the process that works, and return once another serves in its place."""
+        self._frozen.clear()
         if self._is_dapr:
-            pids = [pid for pid in children_of(self.running.process.pid) if _is_worker(pid)]
+            pids = self._workers()
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
             await gone(pids)
@@ -69,6 +71,26 @@ class KilledMesh:
             await self.running.kill()
             await self._stack.aclose()
             await self.__aenter__()
+
+    def freeze(self) -> None:
+        """Stop the process that works where it is, until it is killed, or goes on by `thaw`."""
+        self._frozen = self._workers()
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let what was frozen go on."""
+        self._signal(signal.SIGCONT)
+        self._frozen.clear()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._frozen:
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, number)
+
+    def _workers(self) -> list[int]:
+        if self._is_dapr:
+            return [pid for pid in children_of(self.running.process.pid) if _is_worker(pid)]
+        return [self.running.server_pid]
 
     async def questions(self, count: int = 1) -> list[Any]:
         """The questions to people, once there are so many."""

@@ -150,9 +150,14 @@ class RunningMesh:
             if enough(event):
                 return
 
+    @property
+    def server_pid(self) -> int:
+        """The process that said it serves the data."""
+        return int(json.loads((self.data / "mesh.json").read_text())["pid"])
+
     async def kill(self) -> None:
         """Kill -9 the process that said it serves the data."""
-        os.kill(json.loads((self.data / "mesh.json").read_text())["pid"], signal.SIGKILL)
+        os.kill(self.server_pid, signal.SIGKILL)
         await self.process.wait()
 
     async def stop(self) -> int:

@@ -105,6 +105,16 @@ def test_calls_that_were_asked_for_side_by_side_as_a_process_ended_may_be_in_the
     assert findings_of(walk) == []
 
 
+def test_the_kill_that_brings_missing_agents_back_may_cut_calls_off() -> None:
+    """Nothing waits for calls under way before it."""
+    legs = Op("legs", name="l1", way="http", branches=((Op("say", name="y1"),),))
+    program = {"j0": Job("a0x", (Op("sleep", seconds=5.0), legs)), "j1": Job("a1x", ())}
+    acts = Act("kill", Moment("now"), missing=("a1x",)), Act("wait", Moment("effects", 1), way="0")
+    walk = run_walk(Plan(1, program, acts))
+    assert [call.may_repeat for call in walk.world.asks.calls] == [True, False]
+    assert findings_of(walk) == []
+
+
 def test_a_call_that_code_makes_before_it_knows_of_its_lost_lease_may_be_made_again() -> None:
     legs = Op(
         "legs",

@@ -15,21 +15,27 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from meshwright.core.task_events import TaskWaiting
 from meshwright.engine.work.people import is_doubt
+from tests.support.postgres import Address, running_cluster
 from tests.support.walker.history import History, Plan
+from tests.support.walker.mesh import StartTimedOut
 from tests.support.walker.oracle import findings_of
 from tests.support.walker.report import script_of, shortest
 from tests.support.walker.walk import run_walk
 
 _TOLD_EVERY_SECONDS = 15.0
-_SEEDS_AT_ONCE = 8
-_MAX_WALK_SECONDS = 300
+_SEEDS_AT_ONCE = {"memory": 8}
+"""The walks of a process between two reports, on a store; else 1, since these take seconds."""
+_MAX_WALK_SECONDS = 900  # on processes, on a machine with other work
+_MAX_LATE_STARTS = 3
 _CHECKS = {"some": None, "all": True, "none": False}
 _BROKE_OFF = "the walk broke off"
 
@@ -41,10 +47,12 @@ class Seen(NamedTuple):
     findings: list[tuple[str, str, str]]
     doubts: int = 0
     """How many doubts whether a step was done have reached people."""
+    late_starts: int = 0
+    """How many walks of it were begun anew, since a mesh did not start in time."""
 
 
 class Place(NamedTuple):
-    """The store to walk on; PostgreSQL takes the address of a database that is empty."""
+    """The store to walk on, PostgreSQL at the address of a database: each walk has a schema of its own."""
 
     store: str = "memory"
     database: str | None = None
@@ -55,20 +63,56 @@ class Place(NamedTuple):
         from tests.support.killed_mesh import KilledMesh
         from tests.support.walker.process import walk_on
 
-        with tempfile.TemporaryDirectory(prefix="walk-") as name:
+        with tempfile.TemporaryDirectory(prefix="walk-") as name, self._schema() as database:
             folder = Path(name)
-            make = partial(KilledMesh, self.store, folder / "data", self.database)
+            make = partial(KilledMesh, self.store, folder / "data", database)
             return asyncio.run(walk_on(plan, folder, make))
+
+    @contextmanager
+    def _schema(self) -> Iterator[Address | None]:
+        """An empty schema of the database, which is removed."""
+        if self.database is None:
+            yield None
+            return
+        import psycopg
+
+        name = f"walk_{os.getpid()}_{time.monotonic_ns()}"
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}".encode())
+            try:
+                yield Address(f"{self.database}?options={quote(f'-csearch_path={name}')}")
+            finally:
+                connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
+
+
+@contextmanager
+def database_for(options: argparse.Namespace) -> Iterator[str | None]:
+    """The address of the database of walks on PostgreSQL, by default on a server of their own."""
+    if options.store != "postgres" or options.database is not None:
+        yield options.database
+        return
+    with running_cluster() as cluster:
+        yield cluster.url().partition("?")[0]
 
 
 def walk(place: Place, checks: bool | None, seed: int) -> Seen:
     plan = Plan.of(seed)
     plan = plan if checks is None else replace(plan, checks=checks)
+    for late_starts in range(_MAX_LATE_STARTS):
+        with suppress(StartTimedOut):
+            return _walk_once(place, plan, seed)._replace(late_starts=late_starts)
+    text = f"a mesh did not start in time in {_MAX_LATE_STARTS} walks of this seed"
+    return Seen(seed, [("no start", "", text)])
+
+
+def _walk_once(place: Place, plan: Plan, seed: int) -> Seen:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(_MAX_WALK_SECONDS)
     try:
         history = place.walk(plan)
         findings = findings_of(history)
+    except StartTimedOut:
+        raise
     except Exception as error:  # noqa: BLE001 a walk that breaks off is a finding too
         where = traceback.extract_tb(error.__traceback__)[-1]
         rule = f"{_BROKE_OFF}: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
@@ -101,15 +145,15 @@ def seeds_of(options: argparse.Namespace) -> Iterator[int]:
     return itertools.count(start)
 
 
-def batches_of(seeds: Iterable[int], ends_at: float) -> Iterator[list[int]]:
+def batches_of(seeds: Iterable[int], size: int, ends_at: float) -> Iterator[list[int]]:
     seeds = iter(seeds)
-    while time.monotonic() < ends_at and (batch := list(itertools.islice(seeds, _SEEDS_AT_ONCE))):
+    while time.monotonic() < ends_at and (batch := list(itertools.islice(seeds, size))):
         yield batch
 
 
 def results_of(options: argparse.Namespace) -> Iterator[Seen]:
     ends_at = time.monotonic() + (options.seconds or float("inf"))
-    batches = batches_of(seeds_of(options), ends_at)
+    batches = batches_of(seeds_of(options), _SEEDS_AT_ONCE.get(options.store, 1), ends_at)
     walked = partial(walk_some, Place(options.store, options.database), _CHECKS[options.checks])
     if options.processes == 1:
         yield from itertools.chain.from_iterable(map(walked, batches))
@@ -130,7 +174,7 @@ def main() -> int:
     parser.add_argument("--random", action="store_true", help="begin at a random seed")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--store", default="memory", choices=("memory", "sqlite", "postgres", "dapr"))
-    parser.add_argument("--database", help="of --store postgres: the address of an empty database")
+    parser.add_argument("--database", help="of --store postgres: another than one of their own")
     parser.add_argument(
         "--except",
         action="append",
@@ -143,7 +187,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         return show(options.seed, options.tries)
-    return Report(options).run()
+    with database_for(options) as options.database:
+        return Report(options).run()
 
 
 class Report:
@@ -158,9 +203,10 @@ class Report:
 
     def run(self) -> int:
         begun = told = time.monotonic()
-        walks = doubts = 0
+        walks = doubts = late_starts = 0
         for walks, seen in enumerate(results_of(self._options), 1):
             doubts += seen.doubts
+            late_starts += seen.late_starts
             for rule, shape, text in seen.findings:
                 self._take(walks, seen.seed, rule, shape, text)
             if time.monotonic() - told > _TOLD_EVERY_SECONDS:
@@ -168,6 +214,8 @@ class Report:
                 rate = walks / (told - begun)
                 print(f"{walks} walks, {rate:.1f} a second, {self._counts.total()} findings", flush=True)
         print(f"{walks} walks in {time.monotonic() - begun:.0f} s, {doubts} doubts reached people")
+        if late_starts:
+            print(f"{late_starts} walks were begun anew, since a mesh did not start in time")
         for kind, count in self._counts.most_common():
             print(f"{count:6} {kind}")
         return 1 if self._news else 0

@@ -67,6 +67,10 @@ _MAX_EVENTS = 500
 _ENDING_PASSES = 1_000
 
 
+class StartTimedOut(Exception):
+    """A mesh did not start in time, as on a machine with other work: the walk says nothing."""
+
+
 class GatedStore(InMemoryStore):
     """Comes to a point before and behind each commit."""
 

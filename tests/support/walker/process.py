@@ -6,11 +6,11 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -24,12 +24,12 @@ from meshwright.models.port import ChatMessage
 from meshwright.money.costs import Costs
 from tests.support.fake_provider import FakeProvider
 from tests.support.killed_mesh import KilledMesh
-from tests.support.running_mesh import ROOT
+from tests.support.running_mesh import READY_SECONDS, ROOT
 from tests.support.walker.acts import Moment
 from tests.support.walker.asks import SAY
 from tests.support.walker.files import FOLDER, PACE, WorldFiles
 from tests.support.walker.history import History, Plan
-from tests.support.walker.mesh import APPROVER
+from tests.support.walker.mesh import APPROVER, StartTimedOut
 from tests.support.walker.programs import agent_names, depth_of
 from tests.support.walker.provider import answer_of
 from tests.support.walker.walk import Walk
@@ -65,6 +65,9 @@ model_list:
     litellm_params: {{model: openai/world, api_base: "{url}/v1", api_key: sk-fake, tags: [default]}}
     model_info: {{max_input_tokens: 128000, input_cost_per_token: {price}, output_cost_per_token: {price2}}}
 """
+
+
+_StartT = TypeVar("_StartT")
 
 
 class WorldProvider(FakeProvider):
@@ -155,7 +158,7 @@ class ProcessMesh:
         self._world.incarnation += 1
         self._write()
         if self._killed is not None:
-            await self._killed.kill()
+            await self._started(self._killed.kill())
             return
         await self._stack.enter_async_context(self._provider)
         prices = {"price": PRICE / (2 * _PROMPT_TOKENS), "price2": PRICE / (2 * _COMPLETION_TOKENS)}
@@ -169,7 +172,15 @@ class ProcessMesh:
             "PYTHONPATH": str(ROOT),
             FOLDER: str(self._folder),
         }
-        self._killed = await self._stack.enter_async_context(self._make(environment))
+        make = self._stack.enter_async_context(self._make(environment))
+        self._killed = await self._started(make)
+
+    async def _started(self, start: Awaitable[_StartT]) -> _StartT:
+        try:
+            return await start
+        except TimeoutError as error:
+            self._killed = None
+            raise StartTimedOut(f"a mesh has not started in {READY_SECONDS:g} s") from error
 
     def _write(self) -> None:
         """Write the code of the next process. An agent that is missing has no class in it."""
@@ -183,11 +194,19 @@ class ProcessMesh:
         (self._folder / "actors" / "walkers.py").write_text(text)
 
     async def kill(self) -> None:
-        """Nothing yet: the next start kills what runs, and starts another in its place."""
+        """Freeze what runs, until what it has sent has arrived; the next start kills it.
+
+        On Dapr, another begins at once in the place of one that was killed, and needs its code by then.
+        """
+        if self._killed is not None:
+            self._killed.freeze()
+            await self.until_idle()
 
     stop = kill
 
     async def close(self) -> None:
+        if self._killed is not None:
+            self._killed.thaw()
         await self._stack.aclose()
 
     def lose_lease(self) -> None:

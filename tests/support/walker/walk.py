@@ -174,19 +174,25 @@ class Walk:
 
     async def _kill(self, act: Act) -> None:
         self._history.kills += 1
-        self._was_killed = True
-        self._world.cut_calls += self._open_tasks
         if act.way == "stop":
+            self._was_killed = True
+            self._world.cut_calls += self._open_tasks
             self._mesh.release()
             await self._mesh.stop()
+            self._world.calls_beside += self._world.asks.disturb()
         else:
-            await self._mesh.kill()
-        self._world.calls_beside += self._world.asks.disturb()
+            await self._kill_process()
         self._under_way = None
         if act.way == "edit":
             self._edit(f"{act.pick}")
         self._history.was_missing |= set(act.missing)
         await self._mesh.start(act.missing)
+
+    async def _kill_process(self) -> None:
+        self._was_killed = True
+        self._world.cut_calls += self._open_tasks
+        await self._mesh.kill()
+        self._world.calls_beside += self._world.asks.disturb()
 
     async def _deploy(self, act: Act) -> None:
         """A deploy: new code comes by a start."""
@@ -300,7 +306,8 @@ class Walk:
         self._world.provider = "up"
         if self._mesh.missing:
             self._say(f"finally {', '.join(self._mesh.missing)} is back")
-            await self._mesh.kill()
+            await self._situation()
+            await self._kill_process()
             await self._mesh.start()
         left = list(_IDLE_SECONDS)
         for _ in range(_MAX_ROUNDS):
