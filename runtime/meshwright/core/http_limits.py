@@ -110,7 +110,7 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count the header; trailers count too."""
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # httptools leaves it there (RFC 9110, 5.5)
         if len(self.headers) > MAX_HEADERS:
             self._stop_parsing()
 

@@ -70,6 +70,15 @@ async def test_a_repeated_idempotency_key_is_the_same_task(api):
     assert len((await api.get("/tasks"))["items"]) == 1
 
 
+async def test_space_behind_an_idempotency_key_is_no_part_of_it(api):
+    receipts = []
+    for key in ("order-7", "order-7 "):
+        headers = {"Idempotency-Key": key}
+        _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+        receipts.append(receipt["task_id"])
+    assert receipts[0] == receipts[1]
+
+
 async def test_a_task_belongs_to_the_trace_of_its_client(api):
     headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
     _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
