@@ -26,15 +26,13 @@ def nodes() -> Iterator[Nodes]:
         yield nodes
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    """A real Chromium."""
-    from playwright.async_api import async_playwright
+    """A real Chromium. Tests of a file share it, and its loop; each has a context of its own."""
+    from tests.support.chromium import chromium  # Playwright takes a second of each start
 
-    async with async_playwright() as play:
-        chromium = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        await chromium.close()
+    async with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

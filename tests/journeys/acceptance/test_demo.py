@@ -9,8 +9,8 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from playwright.async_api import async_playwright
 
+from tests.support.chromium import chromium
 from tests.support.running_mesh import MESH, mesh
 
 pytestmark = pytest.mark.needs("git", "bwrap")
@@ -104,8 +104,7 @@ SEEN = """() => {
 
 @pytest.mark.needs("chromium")
 async def test_the_picture_of_the_readme_moves_to_its_end() -> None:
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    async with chromium() as browser:
         page = await browser.new_page()
         await page.goto(PICTURE.as_uri())
         assert await page.evaluate(GO_TO, 0.0) == 2
@@ -118,7 +117,6 @@ async def test_the_picture_of_the_readme_moves_to_its_end() -> None:
         await page.emulate_media(reduced_motion="reduce")
         assert await page.evaluate("document.getAnimations().length") == 0
         assert (await page.evaluate(SEEN))["last"]
-        await browser.close()
 
 
 async def test_what_the_demo_says_to_type_next_works(demo: tuple[Path, str]) -> None:

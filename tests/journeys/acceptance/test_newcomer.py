@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
+from tests.support.chromium import chromium
 from tests.support.running_mesh import ROOT, Done, RunningMesh, mesh_up, ready_url
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(360)]  # five minutes for the test itself
@@ -125,13 +126,11 @@ async def newcomer(tmp_path: Path) -> Newcomer:
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    async with chromium() as browser:
         page = await browser.new_page()
         page.set_default_timeout(BROWSER_MS)
         expect.set_options(timeout=BROWSER_MS)
         yield page
-        await browser.close()
 
 
 async def test_a_newcomer_has_an_agent_an_approval_and_a_repaired_failure_in_minutes(

@@ -15,12 +15,13 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import aiohttp
 import pytest
 import yarl
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import serving
 from meshwright.parts.page import login
 from meshwright.parts.stack.machine import Ports
+from tests.support.chromium import chromium
 from tests.support.dex_issuer import PASSWORD, SECRET, DexIssuer, dex_issuer
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
 from tests.support.http_mesh import Api, http_mesh
@@ -405,8 +406,7 @@ async def test_the_redirect_uri_is_the_one_of_the_settings(tmp_path: Path) -> No
 
 @pytest.mark.needs("chromium")
 async def test_a_person_logs_in_by_the_button_of_the_page(tmp_path: Path) -> None:
-    async with behind_dex(tmp_path) as dex, async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    async with behind_dex(tmp_path) as dex, chromium() as browser:
         context = await browser.new_context()
         context.set_default_timeout(MILLISECONDS)
         expect.set_options(timeout=MILLISECONDS)
@@ -426,4 +426,3 @@ async def test_a_person_logs_in_by_the_button_of_the_page(tmp_path: Path) -> Non
         await page.get_by_role("button", name="Log out").click()
         await expect(page.get_by_role("link", name="Log in with")).to_be_visible()
         assert complaints == []
-        await browser.close()

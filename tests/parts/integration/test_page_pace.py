@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Locator, Page, async_playwright, expect
+from playwright.async_api import Locator, Page, expect
 
+from tests.support.chromium import chromium
 from tests.support.http_mesh import Api, http_mesh
 
 MILLISECONDS = 60_000
@@ -23,8 +24,7 @@ pytestmark = pytest.mark.needs("chromium")
 @asynccontextmanager
 async def page_of(api: Api, view: str) -> AsyncIterator[Page]:
     """A page whose time the test lets pass."""
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    async with chromium() as browser:
         page = await browser.new_page()
         page.set_default_timeout(MILLISECONDS)
         expect.set_options(timeout=MILLISECONDS)
@@ -32,7 +32,6 @@ async def page_of(api: Api, view: str) -> AsyncIterator[Page]:
         await page.goto(f"{api.url}/#/{view}")
         await expect(page.get_by_role("status").get_by_text("live")).to_be_visible()
         yield page
-        await browser.close()
 
 
 async def readers(api: Api, number: int) -> None:
