@@ -69,14 +69,15 @@ async def test_a_button_opens_a_dialog_or_says_what_it_does(tmp_path: Path, brow
                 button = (await page.wait_for_function(NAMED, arg=name)).as_element()
                 assert button is not None  # others may come before it while the view loads
                 await button.click()
-                if name.endswith("…") or await dialog(page).count():
+                if opens_dialog := name.endswith("…") or await dialog(page).count() > 0:
                     await expect(dialog(page)).to_be_visible()
                     await page.keyboard.press("Escape")
                     await expect(dialog(page)).to_have_count(0)
                 if changes.requests:
                     faults.append(f"{address}: {name} sends {', '.join(changes.requests)}")
                     changes.requests.clear()
-                await page.reload()
-                await expect_whole(page)
+                if not opens_dialog:  # one that is closed leaves the view as it was
+                    await page.reload()
+                    await expect_whole(page)
     assert not faults, "\n".join(faults)
     assert told >= 15 and len(pressed) >= 15, (told, pressed)
