@@ -144,6 +144,20 @@ def test_a_call_that_a_kill_cut_off_takes_no_allowance_of_a_lost_lease(
     assert [asks.send_call("t1", "say y7").may_repeat for _ in range(2)] == may_repeat
 
 
+@pytest.mark.parametrize(("arrives", "count"), [(False, 1), (True, 0)])
+def test_a_call_that_was_given_up_before_it_arrived_may_be_in_the_ledger(arrives: bool, count: int) -> None:
+    asks = Asks()
+    asks.ask("t1", "l1.0", "say y7")
+    if arrives:
+        asks.begin_call(asks.send_call("t1", "say y7"))
+    asks.end("t1", "l1")
+    asks.ask("t1", "l1.0", "say y7")  # as it is replayed
+    asks.end("t1", "l1")
+    asks.ask("t1", "l2.0", "say y8")
+    asks.hear("t1", "l2.0", "reply")
+    assert asks.never_arrived() == count
+
+
 def test_a_kill_cuts_off_one_call_of_each_task_that_there_is_then() -> None:
     """The second task came after the last look before the kill, the third and fourth after the kill."""
     program = {

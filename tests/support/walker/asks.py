@@ -45,6 +45,8 @@ class Asks:
     """The tasks and places in them where each text is asked."""
     settling_seconds: float = 0.0
     """How long something may take that takes no simulated time."""
+    given_up: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The places at which code gave up what it asked, by task and text."""
     _begun: dict[str, float] = field(default_factory=dict)
     _on_their_way: list[ModelCall] = field(default_factory=list)
     _open: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -58,10 +60,15 @@ class Asks:
         self._open[task_id, place] = text
 
     def end(self, task_id: str, place: str) -> None:
-        """Note that what was asked at a place, and within it, has ended, or was given up."""
+        """Note that what was asked at a place, and within it, has ended: what has no answer was given up."""
         within = [at for asker, at in self._open if asker == task_id and f"{at}.".startswith(f"{place}.")]
         for at in within:
-            del self._open[task_id, at]
+            self.given_up[task_id, self._open.pop((task_id, at))].add(at)
+
+    def never_arrived(self) -> int:
+        """How many calls were given up before any provider had them: they may be in the ledger."""
+        arrived = Counter((call.task_id, call.text) for call in (*self.calls, *self._on_their_way))
+        return sum(max(0, len(places) - arrived[key]) for key, places in self.given_up.items())
 
     def send_call(self, task_id: str, text: str) -> ModelCall:
         """Note that a request is on its way to a provider: it may arrive after its process has ended."""
@@ -88,6 +95,7 @@ class Asks:
 
     def hear(self, task_id: str, place: str, value: Any, at: float | None = None) -> None:
         """Note what code got."""
+        self._open.pop((task_id, place), None)
         self.end(task_id, place)
         self.hearings.append(Hearing(task_id, place, value, time.time() if at is None else at))
 

@@ -17,13 +17,14 @@ class Money(Facts):
     def _money(self) -> Iterator[Finding]:
         """The ledger has what the provider billed, and no call that was never begun.
 
-        But one that was broken off between its durable beginning and the call: it may have been made.
+        But one that was broken off, or given up, between its durable beginning and the call: it may have
+        been made.
         """
         world, costs = self._history.world, self._history.costs
         ledger = costs.total.cost_usd or Decimal(0)
         if ledger < world.bill - PRICE * world.cut_calls:
             yield Finding("ledger below the bill", self._shape(), f"ledger {ledger}, bill {world.bill}")
-        cut = world.cut_calls + world.calls_beside
+        cut = world.cut_calls + world.calls_beside + world.asks.never_arrived()
         cut += sum(
             attempt.error is not None and attempt.error.type in _BREAK_OFF
             for view in self._tasks.values()
