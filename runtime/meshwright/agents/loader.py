@@ -41,6 +41,7 @@ READS_PROMPT = frozenset({"ask", "converse", "prepare"})
 _ASKS_MODEL = READS_PROMPT | {"anthropic", "complete", "openai"}
 CHECKOUT = Path(__file__).parents[3]
 _DIGEST_CHARS = 12
+_FIND_SECONDS = 1.0  # between two looks for a tool whose toolset is not ready
 _MANY_TOOLS, _MANY_CHARS = 64, 64_000
 
 
@@ -373,6 +374,14 @@ class BoundAgent:
             self.tools = self._by_name()
             self._warn_of_many()
         return self.tools
+
+    async def find_tool(self, name: str) -> Tool | None:
+        """A tool by name, as soon as the toolsets are ready that may have it; None where none has it."""
+        while (tool := (await self.ready_tools()).get(name)) is None:
+            if all(one.state == "ready" for one in self.toolsets if one.has_to_start):
+                return None
+            await asyncio.sleep(_FIND_SECONDS)
+        return tool
 
     def _warn_of_many(self) -> None:
         """Say once that each request carries more tools than models tell apart, or providers take."""

@@ -385,7 +385,7 @@ class SharedToolset:
 
 
 class _SharedTool(ToolWrapper):
-    """A tool of a toolset that may not be ready: then a call fails with the reason."""
+    """A tool of a toolset that may not be ready: then a call fails with the reason, or the tool says so."""
 
     def __init__(self, inner: Tool, owner: SharedToolset) -> None:
         super().__init__(inner)
@@ -393,7 +393,8 @@ class _SharedTool(ToolWrapper):
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call the tool where its toolset is ready."""
-        self._owner.check_ready(self.name)
+        if not self.inner.connects_late:
+            self._owner.check_ready(self.name)
         return await super().call(arguments, context)
 
     async def preview(self, arguments: str, context: ToolContext) -> Any | None:

@@ -52,6 +52,8 @@ class _BoundAgent(Protocol):
 
     async def ready_tools(self) -> Mapping[str, Tool]: ...
 
+    async def find_tool(self, name: str) -> Tool | None: ...
+
 
 class Runner:
     """Runs attempts for a worker: each by the agent that its task was dispatched to."""
@@ -296,7 +298,9 @@ class _Attempt:
     async def _tools(self) -> Mapping[str, Tool]:
         """The tools of the run: where they may change, those that it had when it began."""
         tools = await self._bound.ready_tools()
-        return await same_tools(self._journal, tools) if self._bound.is_changing else tools
+        if not self._bound.is_changing:
+            return tools
+        return await same_tools(self._journal, tools, self._bound.find_tool)
 
     async def _tell_answer(self, text: str) -> None:
         """Add question and answer to the thread's conversation, durably before the outcome is known.

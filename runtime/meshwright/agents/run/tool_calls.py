@@ -6,8 +6,9 @@ The tool `output` gives the model the whole of it.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -35,24 +36,30 @@ class FailedCall(NamedTuple):
     remedy: str
 
 
+FindTool = Callable[[str], Awaitable[Tool | None]]
 _TOOLS = "tools"  # the step that records which tools a run has
 
 
 class _MissingTool(Tool):
-    """A tool that a run had when it began, and that is not there any more."""
+    """A tool that a run had when it began, and that is not there now. A call that has begun waits for it."""
 
-    def __init__(self, spec: ToolSpec) -> None:
+    def __init__(self, spec: ToolSpec, journal: Journal, find: FindTool) -> None:
         self.name, self.description, self.parameters = spec.name, spec.description, dict(spec.parameters)
-        self.idempotent, self.effect = True, "read"
+        self.idempotent, self.effect, self.timeout = True, "read", math.inf
+        self._journal, self._find = journal, find
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
+        has_begun = self._journal.upcoming() is not None
+        if has_begun and (tool := await self._find(self.name)) is not None:
+            return await tool.call(arguments, context)
         raise ToolFailed(f"{self.name} is not there any more", remedy="Go on without it")
 
 
-async def same_tools(journal: Journal, tools: Mapping[str, Tool]) -> Mapping[str, Tool]:
+async def same_tools(journal: Journal, tools: Mapping[str, Tool], find: FindTool) -> Mapping[str, Tool]:
     """The tools that a run had when it began, as they are now; the journal has their descriptions.
 
-    One that is missing now fails when it is called, and those that came later are left out.
+    One that is missing now fails when it is called, and those that came later are left out. A call that an
+    earlier claim began gets its tool by `find`, which waits for toolsets that are not ready.
     """
     if journal.upcoming() not in (None, "", _TOOLS):  # it began before tools were recorded
         return tools
@@ -61,7 +68,7 @@ async def same_tools(journal: Journal, tools: Mapping[str, Tool]) -> Mapping[str
         return [tool.spec.model_dump(mode="json") for tool in tools.values()]
 
     specs = map(ToolSpec.model_validate, await journal.step(_TOOLS, {}, describe, costly=False))
-    return {spec.name: tools.get(spec.name) or _MissingTool(spec) for spec in specs}
+    return {spec.name: tools.get(spec.name) or _MissingTool(spec, journal, find) for spec in specs}
 
 
 def render_content(result: Any) -> str:

@@ -347,6 +347,8 @@ class Tool(ABC):
     """Whether its changes reach the tree of the task alone, so that they need no approval."""
     max_chars: int = MAX_RESULT_CHARS
     """Characters of a result: of a longer one the model gets head and tail."""
+    connects_late: bool = False
+    """Whether a call may go on while its toolset is not ready: the tool itself fails where it has to."""
     target: str = ""
     """The system where its calls take effect, such as an address. An approval holds for that system alone."""
 

@@ -8,7 +8,8 @@ from meshwright.component import Actors, Component, Mesh
 from meshwright.kit import ORCHESTRATION, ActorKind
 from meshwright.parts.mcp.consent import CONSENT, ConsentActor
 from meshwright.parts.mcp.operations import McpOperations
-from meshwright.parts.mcp.sign_in import SIGN_IN, SignInActor
+from meshwright.parts.mcp.remote_tasks import RemoteTasks
+from meshwright.parts.mcp.sign_in import SIGN_IN, SignInActor, SignIns
 
 
 class McpComponent(Component):
@@ -20,6 +21,7 @@ class McpComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._servers = mesh.provide(McpOperations(mesh))
+        self._tasks = RemoteTasks(mesh, self._servers.config, mesh.get(SignIns))
 
     def actors(self) -> Iterable[Actors]:
         """Two actors for each server."""
@@ -32,3 +34,7 @@ class McpComponent(Component):
     def assemble(self) -> None:
         """List the tools that are withheld in the inbox, and part in new keys."""
         self._servers.assemble()
+
+    async def stop(self) -> None:
+        """Cancel no more tasks at servers."""
+        await self._tasks.stop()

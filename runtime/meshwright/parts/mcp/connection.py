@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp.types import CallToolResult, InputRequiredResult, Tool
 
+    from meshwright.parts.mcp.task_wire import CreatedTask, RemoteTask
+
 
 _logger = logging.getLogger("meshwright.mcp")
 _MIN_LISTEN_SECONDS, _MAX_LISTEN_SECONDS = 1.0, 60.0  # before changes are listened for again
@@ -46,6 +48,10 @@ _MAX_ERROR_LINES, _MAX_ERROR_CHARS = 10, 500  # of what a server that ended has 
 _ANSWER_SECONDS = 30.0  # of a handshake or a list; calls have the time of their tool
 _HTTP_SECONDS, _HTTP_READ_SECONDS = 30.0, 300.0  # a stream may be silent for a while
 _CLOSE_SECONDS = 8.0  # the library ends a program within six
+
+
+class TaskRefused(Exception):
+    """The server has refused a request about a task, and would do so again."""
 
 
 class ServerConnection:
@@ -102,6 +108,13 @@ class ServerConnection:
 
         return self._open_client().protocol_version in MODERN_PROTOCOL_VERSIONS
 
+    @property
+    def has_tasks(self) -> bool:
+        """Whether the server may answer a call by a task, as the extension has it."""
+        from meshwright.parts.mcp.task_wire import TASKS
+
+        return self.is_modern and TASKS in (self._open_client().server_capabilities.extensions or {})
+
     async def tools(self) -> list[Tool]:
         """All tools of the server that can be read; the others are `left_out`. Raises MeshError."""
         async with self._listing:
@@ -130,23 +143,27 @@ class ServerConnection:
         *,
         answers: Mapping[str, Any] | None = None,
         state: str | None = None,
+        key: str = "",
         report: Callable[[str], None] = lambda text: None,
-    ) -> CallToolResult | InputRequiredResult:
+    ) -> CallToolResult | InputRequiredResult | CreatedTask:
         """Call a tool; `answers` and `state` go with a call that is repeated as its server asked for input.
 
-        `report` gets what the server says of its progress. The result is not held to the schema that its
-        server names. Raises ToolFailed.
+        By its `key` a mesh makes one task of a call that is sent twice. `report` gets what the server says of
+        its progress. The result is not held to the schema that its server names. Raises ToolFailed.
         """
         from mcp import types
         from pydantic import TypeAdapter
+
+        from meshwright.parts.mcp.task_wire import IDEMPOTENCY_KEY, CreatedTask
 
         params = types.CallToolRequestParams(
             name=name,
             arguments=dict(arguments),
             input_responses=None if answers is None else dict(answers),
             request_state=state,
+            _meta={IDEMPOTENCY_KEY: key} if key else None,
         )
-        adapter = TypeAdapter[Any](types.CallToolResult | types.InputRequiredResult)
+        adapter = TypeAdapter[Any](CreatedTask | types.CallToolResult | types.InputRequiredResult)
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             count = f"{progress:g}" if total is None else f"{progress:g} of {total:g}"
@@ -156,6 +173,31 @@ class ServerConnection:
         session, request = self._open_client().session, types.CallToolRequest(params=params)
         with _Failures(self):
             return await session.send_request(request, adapter, math.inf, progress_callback=on_progress)
+
+    async def task(
+        self, method: str, task_id: str, *, input_responses: Mapping[str, Any] | None = None
+    ) -> RemoteTask:
+        """Send a request about a task. Raises TaskRefused; ToolFailed where the server may be away."""
+        from mcp import MCPError, types
+        from pydantic import ValidationError
+
+        from meshwright.parts.mcp.task_wire import RemoteTask, RemoteTaskParams, RemoteTaskRequest
+
+        final = (types.INVALID_PARAMS, types.METHOD_NOT_FOUND, types.MISSING_REQUIRED_CLIENT_CAPABILITY)
+        params = RemoteTaskParams(
+            task_id=task_id, input_responses=None if input_responses is None else dict(input_responses)
+        )
+        session = self._open_client().session
+        with _Failures(self):
+            try:
+                return await session.send_request(RemoteTaskRequest(method=method, params=params), RemoteTask)
+            except MCPError as error:
+                if error.code not in final:
+                    raise
+                refusal = self.in_words(error)
+            except ValidationError:
+                refusal = "its server sent what is no task"
+        raise TaskRefused(refusal)
 
     def in_words(self, error: BaseException) -> str:
         """An error as a sentence, without secrets of the server."""
@@ -206,6 +248,8 @@ class ServerConnection:
         from mcp import Client, types
         from mcp.client.streamable_http import streamable_http_client
 
+        from meshwright.parts.mcp.task_wire import TasksExtension
+
         server = self._server
         transport: AbstractAsyncContextManager[Any]
         if server.command:
@@ -229,6 +273,7 @@ class ServerConnection:
             client_info=types.Implementation(name="meshwright", version=__version__),
             elicitation_callback=_decline,
             message_handler=self._hear,
+            extensions=[TasksExtension()],
             read_timeout_seconds=_ANSWER_SECONDS,
             cache=None,
         )

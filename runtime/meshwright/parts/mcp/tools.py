@@ -2,7 +2,8 @@
 
 A server of the protocol 2026-07-28 may answer a call by `input_required`: questions, and a state to send back
 with the answers. The call is then repeated with both, also by a process that was started since: each round is
-kept, and people are waited for durably. One without questions asks to be called again later.
+kept, and people are waited for durably. One without questions asks to be called again later. A server that
+answers by a task is asked for the outcome of that (`remote_tasks`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from meshwright.core.schema import target
 from meshwright.kit import InvalidInput, short
 from meshwright.parts.mcp.connection import ServerConnection
 from meshwright.parts.mcp.consent import Consents, ToolDocument
+from meshwright.parts.mcp.remote_tasks import follow
 from meshwright.parts.mcp.schemas import repaired_schema
 from meshwright.parts.mcp.settings import McpServer, McpServerSettings, find_server
 from meshwright.parts.mcp.sign_in import SignIns
@@ -75,13 +77,14 @@ class McpTool(Tool):
         settings: McpServerSettings,
         remote: types.Tool,
         server: McpServer,
+        current: Callable[[], ServerConnection],
     ) -> None:
         hints = remote.annotations if server.command else None
         self.target, self._masked = server.where, server.masked
         self.server, self.remote = name, remote.name
         self.name = tool_name(name, remote.name)
         self.description = remote.description or remote.title or remote.name
-        self.parameters = usable_schema(remote)
+        self.parameters = usable_schema(remote, has_tasks=connection.has_tasks)
         reads = is_named(remote.name, settings.reads) or bool(hints and hints.read_only_hint)
         self.effect: Effect = "read" if reads else "change"
         self.origin = settings.origin
@@ -93,12 +96,13 @@ class McpTool(Tool):
         self.needs_approval = settings.approve == "always" or (settings.approve == "changes" and not reads)
         self.timeout = math.inf if connection.is_modern else settings.timeout_seconds
         self._seconds = settings.timeout_seconds
-        self._connection = connection
+        self._is_modern = self.connects_late = connection.is_modern
+        self.connection = current
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call it at the server, which may ask a person first. Raises ToolFailed with the server's words."""
         values = mark_arguments(self.remote, self.validated(arguments))
-        if self._connection.is_modern:
+        if self._is_modern:
             result = await called_in_rounds(self, values, context)
         else:
             result = await self.send(values, context)
@@ -115,8 +119,8 @@ class McpTool(Tool):
         report = context.progress_reporter()
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._connection.call(
-                    self.remote, values, answers=answers, state=state, report=report
+                return await self.connection().call(
+                    self.remote, values, answers=answers, state=state, key=context.step_id, report=report
                 )
         except TimeoutError:
             problem = f"{self.name} did not end within {self._seconds:g} seconds and was given up"
@@ -124,11 +128,12 @@ class McpTool(Tool):
             raise ToolFailed(problem, remedy=remedy) from None
 
 
-def usable_schema(remote: types.Tool) -> dict[str, Any]:
+def usable_schema(remote: types.Tool, *, has_tasks: bool = False) -> dict[str, Any]:
     """The schema of a tool's arguments. Raises ValueError for a tool that is not safe to offer."""
     schema = safe_schema(repaired_schema(remote.input_schema))
-    if remote.execution is not None and remote.execution.task_support == "required":
-        raise ValueError("it runs only as a task of MCP, which Meshwright does not speak")
+    needs_task = remote.execution is not None and remote.execution.task_support == "required"
+    if needs_task and not has_tasks:
+        raise ValueError("it runs only as a task, and its server lacks the extension for them of 2026-07-28")
     if len(remote.description or remote.title or "") > _MAX_DESCRIPTION_CHARS:
         raise ValueError(f"its description has over {_MAX_DESCRIPTION_CHARS:,} characters")
     return schema
@@ -295,6 +300,14 @@ class McpToolset(Toolset):
         self._unlisten = self._consents().listen(self.table, self.changed)
         await self._connection.open()
 
+    def connection(self) -> ServerConnection:
+        """The present connection. Raises ToolFailed while there is none."""
+        if self._connection is None or self._connection.ended_by:
+            reason = self._connection.ended_by if self._connection else "it is not connected"
+            problem = f"mcp.{self.table} is not available: {reason}"
+            raise ToolFailed(problem, remedy="It is tried again: go on without it, or call it later")
+        return self._connection
+
     async def tools(self) -> Sequence[Tool]:
         """The tools that are offered: named in the table, agreed to, and safe."""
         connection = self._connection
@@ -321,7 +334,9 @@ class McpToolset(Toolset):
         usable: list[Tool] = []
         for tool in listed:
             try:
-                usable.append(McpTool(connection, self.table, self.config, tool, self._server))
+                usable.append(
+                    McpTool(connection, self.table, self.config, tool, self._server, self.connection)
+                )
             except (ValueError, RecursionError) as error:
                 reasons[foreign_words(tool.name)] = foreign_words(str(error))
         return usable, {name: self._server.masked(reason) for name, reason in reasons.items()}
@@ -363,6 +378,8 @@ class _ServerTool(Protocol):
     name: str
     is_repeatable: bool
 
+    def connection(self) -> ServerConnection: ...
+
     async def send(
         self,
         values: Mapping[str, Any],
@@ -389,6 +406,8 @@ async def called_in_rounds(tool: _ServerTool, values: Mapping[str, Any], context
         result, request = await _round(tool, values, answers, state, context)
         if request is None:
             return result
+        if request["resultType"] == "task":
+            return await follow(tool, request, lambda question: _answer(tool, question, context), context)
         state, questions = request.get("requestState"), request.get("inputRequests") or {}
         if questions:
             answers = {key: await _answer(tool, question, context) for key, question in questions.items()}
@@ -415,8 +434,9 @@ async def _round(
 
     async def send() -> dict[str, Any]:
         result = await tool.send(values, context, answers, state)
-        if result.result_type == "input_required":
-            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if result.result_type in ("input_required", "task"):
+            document = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+            return document if result.result_type == "input_required" else {**document, "server": tool.server}
         results.append(result)
         return _DONE
 
