@@ -64,6 +64,7 @@ NAMES = (
     "parts.evaluations.part:PART",
     "parts.memories.part:PART",
     "parts.maintenance.part:PART",
+    "parts.proving.part:PART",
     "parts.retention.part:PART",
     "edges.webhooks.part:PART",
     "edges.channels.part:PART",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.parts.proving.processes import writer_pids
 from tests.agents.integration.test_prompt_history import project
-from tests.support.faults.worker_process import writers_of
 from tests.support.running_mesh import mesh, mesh_up, run
 
 __all__ = ["project"]
@@ -35,7 +35,7 @@ def recorded(folder: Path, name: str) -> tuple[Path, str]:
 async def test_the_writer_has_no_key(tmp_path: Path) -> None:
     async with mesh_up(tmp_path, MESH_WRITER="process", PROVIDER_KEY=KEY) as up:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (writers := writers_of(up.process.pid)):
+            while not (writers := writer_pids(up.process.pid)):
                 await asyncio.sleep(0.02)
         assert KEY.encode() not in Path(f"/proc/{writers[0]}/environ").read_bytes()
         assert (await up.outcome(await up.submit("Who are you?")))["success"]

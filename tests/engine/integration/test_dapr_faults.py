@@ -1,6 +1,6 @@
 """Kill -9 of each part of a mesh on Dapr, under load: every accepted task goes on by itself, and ends once.
 
-The oracle decides: see (tests/support/faults/oracle.py); the last tests show that it sees what is
+The oracle decides: see (runtime/meshwright/parts/proving/oracle.py); the last tests show that it sees what is
 wrong on Dapr too. `DAPR_FAULT_TASKS` makes the load larger, `DAPR_FREEZES` freezes parts more often.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from meshwright.parts.proving.workload import PlannedTask
 from tests.support.faults import controls, dapr_controls
 from tests.support.faults.dapr_mesh import DaprMesh
 from tests.support.faults.dapr_node import LEASE_SECONDS
-from tests.support.faults.node import Item
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server", "redis-cli")
@@ -54,13 +54,13 @@ def mesh(make_mesh: MakeMesh) -> DaprMesh:
     return make_mesh()
 
 
-def load(number: int, rng: random.Random, *, cancelled: bool) -> Item:
+def load(number: int, rng: random.Random, *, cancelled: bool) -> PlannedTask:
     """A task for load: of a third of them several share a thread, and a few run until they are cancelled."""
     if cancelled and number % 24 == 7:
-        return Item(f"hang {number}", "clerk", cancel=True)
+        return PlannedTask(f"hang {number}", "clerk", cancel=True)
     shape, agent_id = rng.choice([("plain", "clerk"), ("find", "finder"), ("ask", "manager")])
     thread_id = f"thread-{rng.randrange(10)}" if rng.random() < 0.33 else None
-    return Item(f"{shape} {number}", agent_id, thread_id)
+    return PlannedTask(f"{shape} {number}", agent_id, thread_id)
 
 
 # A worker, a sidecar, or both
@@ -74,7 +74,7 @@ async def test_a_worker_is_killed_and_restarted(mesh: DaprMesh, name: str) -> No
         worker.kill()
         await worker.start()
         evidence = await mesh.judge(kills=1)
-    assert evidence.of_type("task.resumed"), "the kill met no work under way"
+    assert evidence.select_events("task.resumed"), "the kill met no work under way"
 
 
 async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(mesh: DaprMesh) -> None:
@@ -83,7 +83,7 @@ async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(m
         mesh.replica.kill()
         mesh.replica.sidecar.kill()
         evidence = await mesh.judge(kills=1)
-    assert evidence.of_type("task.resumed"), "the kill met no work under way"
+    assert evidence.select_events("task.resumed"), "the kill met no work under way"
 
 
 async def test_a_worker_claims_nothing_until_its_front_has_given_it_the_prompts(mesh: DaprMesh) -> None:
@@ -102,7 +102,7 @@ async def test_a_worker_claims_nothing_until_its_front_has_given_it_the_prompts(
         evidence = await mesh.judge(kills=1)
     finally:
         mesh.kill()
-    [held], [begun] = evidence.of_type("worker.held"), evidence.of_type("worker.begun")
+    [held], [begun] = evidence.select_events("worker.held"), evidence.select_events("worker.begun")
     assert held.aggregate_id == begun.aggregate_id and "prompts cannot be read" in held.fields["reason"]
     assert "is taken up again" not in mesh.replica.log
 
@@ -111,8 +111,8 @@ async def test_a_worker_whose_calls_of_actors_all_fail_works_by_what_its_front_s
     mesh.replica.break_on_purpose(dapr_controls.NO_CALLS)
     async with mesh:
         evidence = await mesh.judge()
-    assert evidence.of_type("worker.held") == []
-    assert len({event.fields["owner"] for event in evidence.of_type("task.started")}) == 2
+    assert evidence.select_events("worker.held") == []
+    assert len({event.fields["owner"] for event in evidence.select_events("task.started")}) == 2
 
 
 async def test_a_worker_that_starts_while_its_front_is_away_takes_up_its_work(mesh: DaprMesh) -> None:
@@ -131,7 +131,7 @@ async def test_a_worker_that_starts_while_its_front_is_away_takes_up_its_work(me
         evidence = await mesh.judge(kills=1)
     finally:
         mesh.kill()
-    assert evidence.of_type("worker.held") == []
+    assert evidence.select_events("worker.held") == []
 
 
 @TOGETHER
@@ -236,7 +236,7 @@ async def test_a_worker_that_slept_beyond_its_lease_commits_nothing(make_mesh: M
         await asyncio.sleep(LEASE_SECONDS + 2)
         mesh.replica.send(signal.SIGCONT)
         evidence = await mesh.judge(kills=1, slept=1)
-    assert evidence.of_type("task.resumed"), "nothing of the sleeper's was taken up"
+    assert evidence.select_events("task.resumed"), "nothing of the sleeper's was taken up"
     assert "could not renew its lease in time" in mesh.replica.log
 
 
@@ -296,7 +296,7 @@ async def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(make_me
     async with make_mesh(control=controls.ZOMBIES) as mesh:
         evidence, found = await mesh.complaints()
     assert [complaint for complaint in found if "model calls for" not in complaint] == []
-    assert len(evidence.of_type("work.discarded")) >= TASKS
+    assert len(evidence.select_events("work.discarded")) >= TASKS
 
 
 @SHOWN

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import psycopg
 
-from tests.support.faults.worker_process import writers_of
+from meshwright.parts.proving.processes import writer_pids
 from tests.support.mesh_forks import Forked
 from tests.support.postgres import PASSWORD, Address, Cluster
 from tests.support.running_mesh import MESH, mesh, start
@@ -249,7 +249,7 @@ async def test_a_worker_that_freezes_in_a_commit_holds_up_no_other(
         lost = asyncio.create_task(of_one.post("/tasks", json=body))
         while not await (await other.execute(BLOCKED, (other.info.backend_pid,))).fetchall():
             await asyncio.sleep(0.02)
-        for pid in (one.pid, *writers_of(one.pid)):
+        for pid in (one.pid, *writer_pids(one.pid)):
             os.kill(pid, signal.SIGSTOP)
         await other.rollback()  # one writes its events, and keeps the log locked
         async with of_two.post("/tasks", json=body) as answer:
@@ -261,7 +261,7 @@ async def test_a_worker_that_freezes_in_a_commit_holds_up_no_other(
             async with of_two.get(f"/tasks/{task_id}") as answer:
                 status = (await answer.json())["status"]
         lost.cancel()
-        for pid in (one.pid, *writers_of(one.pid)):
+        for pid in (one.pid, *writer_pids(one.pid)):
             os.kill(pid, signal.SIGCONT)
         while status != "accepted":  # under another name
             async with of_one.post("/tasks", json=body) as answer:

@@ -13,9 +13,10 @@ from meshwright.engine.kernel.runtime import Runtime
 from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.costs import CostQuery, sum_costs
+from meshwright.parts.proving.evidence import BUDGET
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import CountingModel, make_agents
 from meshwright.testing.mesh import memory_runtime
-from tests.support.faults.evidence import BUDGET
-from tests.support.faults.fleet import Books, CountingModel, agents
 from tests.support.faults.node import ROOT
 from tests.support.settings import Settings
 
@@ -43,14 +44,14 @@ def losing(deps: StoreDeps) -> Runtime:
 async def test_a_call_whose_record_is_lost_is_made_again_and_counted_by_budget_and_ledger(
     tmp_path: Path,
 ) -> None:
-    books = Books(tmp_path)
+    books = Records(tmp_path)
     settings = Settings(
         store="memory",
         budgets=[{"name": "all", "limit_usd": "100"}],
         default_price={"input": "0", "output": "1000"},
     )
     model = CountingModel(books, lambda point: None, cost_usd=DOLLAR)
-    fleet = agents(books, lambda point: None)
+    fleet = make_agents(books, lambda point: None)
     async with build_mesh(settings, project=ROOT, agents=fleet, model=model, runtime=losing) as mesh:
         outcome = await mesh.get(Tasks).ask("clerk", "plain 1")
         balance = await mesh.runtime.read(BUDGET)

@@ -26,10 +26,11 @@ from meshwright.engine.sql.database import Session
 from meshwright.engine.sql.folder import write_private
 from meshwright.engine.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.mesh.orchestration.tasks import Tasks
-from tests.support.faults.fleet import Books
-from tests.support.faults.node import Item, Job
+from meshwright.parts.proving.oracle import complaints
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import PlannedTask
+from tests.support.faults.node import Job
 from tests.support.faults.nodes import KILLED, Nodes
-from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import PATIENCE_SECONDS, ROOT, build, evidence_of, up
 
 
@@ -67,7 +68,7 @@ def limited() -> Iterator[None]:
 async def test_a_disk_that_takes_no_more_refuses_clearly_and_loses_nothing(
     tmp_path: Path, worsen: Callable[[sqlite3.Connection], None], writer: str
 ) -> None:
-    accepted = Books(tmp_path).accepted
+    accepted = Records(tmp_path).accepted
     async with up(tmp_path, writer=writer) as running:
         for number in range(5):
             accepted.write([number, await running.submit("gate", thread_id="one" if number % 2 else None)])
@@ -204,7 +205,7 @@ async def test_the_list_of_tasks_is_up_to_date_where_a_process_writes(tmp_path: 
 
 
 def test_a_process_that_writes_ends_with_its_mesh(tmp_path: Path, nodes: Nodes) -> None:
-    job = Job(str(tmp_path), [Item("hang 1", "clerk")], settings={"writer": "process"})
+    job = Job(str(tmp_path), [PlannedTask("hang 1", "clerk")], settings={"writer": "process"})
     lines = nodes.start(job)
     assert next(lines) == "ready"
     writer = Path(f"/proc/{nodes.writer}/stat")

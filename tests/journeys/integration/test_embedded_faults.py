@@ -1,6 +1,6 @@
 """Kill -9 at every arrow of the protocol and at random: every accepted task goes on by itself, and ends once.
 
-The oracle decides: see (tests/support/faults/oracle.py); test_fault_oracle.py shows what it sees.
+The oracle decides: see (runtime/meshwright/parts/proving/oracle.py); test_fault_oracle.py shows what it sees.
 The soak kills a writer process too (test_soak.py).
 """
 
@@ -20,14 +20,15 @@ from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.balance import Balance
+from meshwright.parts.proving.oracle import complaints
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import PlannedTask
 from tests.run import SOAKING
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.failpoints import Failpoints
-from tests.support.faults.fleet import Books
-from tests.support.faults.node import Item, Job, mesh_of
+from tests.support.faults.node import Job, mesh_of
 from tests.support.faults.nodes import KILLED, Nodes
-from tests.support.faults.oracle import complaints
 from tests.support.faults.plan import PLAN, judge
 
 TASKS = 1000
@@ -143,17 +144,17 @@ def test_a_kill_leaves_no_journaled_call_reserved_or_estimated(
     "point", [f"{turn}.{stage}" for turn in ("task.wake", "thread.cancel") for stage in STAGES]
 )
 def test_a_kill_at_a_deadline_leaves_one_outcome_timed_out(nodes: Nodes, tmp_path: Path, point: str) -> None:
-    plan = [Item("hang 1", "clerk", deadline=0.2), Item("plain 2", "clerk")]
+    plan = [PlannedTask("hang 1", "clerk", deadline=0.2), PlannedTask("plain 2", "clerk")]
     job = Job(str(tmp_path), plan)
     assert nodes.run(replace(job, point=point)) == KILLED
     assert nodes.run(job) == 0
     evidence = judge(tmp_path, kills=1, plan=plan)
-    assert Counter(status for _, status in evidence.told) == {"timed_out": 1, "succeeded": 1}
+    assert Counter(status for _, status in evidence.reported) == {"timed_out": 1, "succeeded": 1}
 
 
 # A tool that must not be repeated
 
-CHARGE = [Item("charge 1", "finder")]
+CHARGE = [PlannedTask("charge 1", "finder")]
 INTENT, RESULT = 3, 4  # of the records of its steps: after those of the context and of the first model call
 
 
@@ -184,7 +185,7 @@ async def test_a_tool_that_may_have_run_waits_for_a_person_who_says_what_came_of
         await mesh.get(Tasks).answer(task_id, waiting.payload["key"], answer)
         outcome = await mesh.get(Tasks).outcome(task_id)
     assert (outcome.status, outcome.text) == ("succeeded", "answered: it was charged: receipt 17")
-    assert len(Books(tmp_path).effects.read()) == effects
+    assert len(Records(tmp_path).effects.read()) == effects
     assert complaints(await gather(tmp_path, kills=1)) == []
 
 
@@ -199,7 +200,7 @@ def test_a_tool_that_has_surely_not_run_or_surely_ended_needs_nobody(
     assert nodes.run(replace(job, point=point, nth=nth)) == KILLED
     assert nodes.run(job) == 0
     judge(tmp_path, kills=1, plan=CHARGE)
-    assert len(Books(tmp_path).effects.read()) == 1
+    assert len(Records(tmp_path).effects.read()) == 1
 
 
 def test_kills_during_the_very_first_starts_leave_nothing_that_stops_the_next(
@@ -233,14 +234,14 @@ def test_a_thousand_tasks_survive_twenty_kills_at_random(
     deaths = Counter(run_and_kill(nodes, job, rng) for _ in range(KILLS))
     assert nodes.run(job) == 0
     evidence = judge(tmp_path, kills=KILLS, plan=plan)
-    steps = len(evidence.of_type("model.called"))
+    steps = len(evidence.select_events("model.called"))
     with capsys.disabled():
         print(
             f"\nseed {seed}: {TASKS} tasks, {KILLS} kills ({dict(deaths)}), {len(evidence.events)} events, "
             f"{evidence.model_calls} model calls for {steps} steps"
         )
     assert deaths.total() == KILLS
-    assert evidence.of_type("task.resumed"), "no kill met work under way"
+    assert evidence.select_events("task.resumed"), "no kill met work under way"
 
 
 def test_hundreds_of_tasks_survive_kills_of_the_mesh_and_of_its_writer(
@@ -254,7 +255,7 @@ def test_hundreds_of_tasks_survive_kills_of_the_mesh_and_of_its_writer(
     assert nodes.run(job) == 0
     evidence = judge(tmp_path, kills=KILLS_OF_A_WRITER, plan=plan)
     assert deaths.total() == KILLS_OF_A_WRITER
-    assert evidence.of_type("task.resumed"), "no kill met work under way"
+    assert evidence.select_events("task.resumed"), "no kill met work under way"
 
 
 @pytest.mark.parametrize(
@@ -270,11 +271,11 @@ def test_a_kill_on_an_arrow_beside_a_writer_process_loses_nothing(
     judge(tmp_path, kills=1)
 
 
-def load(number: int, rng: random.Random) -> Item:
+def load(number: int, rng: random.Random) -> PlannedTask:
     """A task for load: of a third of them several share a thread."""
     shape, agent_id = rng.choice([("plain", "clerk"), ("find", "finder"), ("ask", "manager")])
     thread_id = f"thread-{rng.randrange(50)}" if rng.random() < 0.33 else None
-    return Item(f"{shape} {number}", agent_id, thread_id)
+    return PlannedTask(f"{shape} {number}", agent_id, thread_id)
 
 
 def run_and_kill(nodes: Nodes, job: Job, rng: random.Random, *, writer: bool = False) -> str:

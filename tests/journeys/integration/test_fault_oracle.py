@@ -11,11 +11,11 @@ import pytest
 from msgspec import structs
 
 from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.parts.proving.oracle import Evidence, RunCosts, complaints
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.node import Job
 from tests.support.faults.nodes import KILLED, Nodes
-from tests.support.faults.oracle import Evidence, Money, complaints
 from tests.support.faults.plan import PLAN, judge
 
 
@@ -38,7 +38,7 @@ def test_the_oracle_reports_ends_that_no_fence_kept_out(nodes: Nodes, tmp_path: 
 def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(nodes: Nodes, tmp_path: Path) -> None:
     assert nodes.run(Job(str(tmp_path), PLAN, control=controls.ZOMBIES)) == 0
     evidence = judge(tmp_path, kills=0)
-    assert len(evidence.of_type("work.discarded")) >= len(PLAN) - 1
+    assert len(evidence.select_events("work.discarded")) >= len(PLAN) - 1
 
 
 DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
@@ -65,15 +65,15 @@ DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
     "were made up": lambda seen: replace(seen, model_calls=1),
     "still has something outstanding": lambda seen: with_heads(seen, has_pending_work=True),
     "messages were sent and never taken": lambda seen: replace(seen, undelivered=1),
-    "is not listed": lambda seen: replace(seen, listed=seen.listed[1:]),
+    "is not listed": lambda seen: replace(seen, summaries=seen.summaries[1:]),
     "listed as": lambda seen: replace(
-        seen, listed=[seen.listed[0].model_copy(update={"status": "running"}), *seen.listed[1:]]
+        seen, summaries=[seen.summaries[0].model_copy(update={"status": "running"}), *seen.summaries[1:]]
     ),
-    "a client was told": lambda seen: replace(seen, told=[(seen.accepted[0], "timed_out")]),
+    "a client was told": lambda seen: replace(seen, reported=[(seen.accepted[0], "timed_out")]),
 }
 
 
-EVEN = Money(provider=Decimal(1), ledger=Decimal(1), estimated=Decimal(0), budget=Decimal(1))
+EVEN = RunCosts(provider=Decimal(1), ledger=Decimal(1), estimated=Decimal(0), budget=Decimal(1))
 
 
 def with_money(seen: Evidence, **dollars: int) -> Evidence:
@@ -82,16 +82,16 @@ def with_money(seen: Evidence, **dollars: int) -> Evidence:
 
 
 def with_another(seen: Evidence, event_type: str) -> Evidence:
-    return replace(seen, events=[*seen.events, seen.of_type(event_type)[0]])
+    return replace(seen, events=[*seen.events, seen.select_events(event_type)[0]])
 
 
 def without(seen: Evidence, event_type: str, thread: str = "") -> Evidence:
-    gone = next(event for event in seen.of_type(event_type) if event.aggregate_id.startswith(thread))
+    gone = next(event for event in seen.select_events(event_type) if event.aggregate_id.startswith(thread))
     return replace(seen, events=[event for event in seen.events if event is not gone])
 
 
 def swapped(seen: Evidence, event_type: str, thread: str) -> Evidence:
-    one, other = (event for event in seen.of_type(event_type) if event.aggregate_id == thread)
+    one, other = (event for event in seen.select_events(event_type) if event.aggregate_id == thread)
     places = {id(one): other, id(other): one}
     return replace(seen, events=[places.get(id(event), event) for event in seen.events])
 

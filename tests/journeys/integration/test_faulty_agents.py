@@ -16,7 +16,7 @@ from meshwright.core.ids import new_id
 from meshwright.core.messages import TaskRequest
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.orchestration.tasks import Tasks
-from tests.support.faults.oracle import complaints
+from meshwright.parts.proving.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up
 
 # Poison

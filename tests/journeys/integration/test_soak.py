@@ -1,7 +1,7 @@
 """The soak: tasks of every shape go on while each part of a mesh is killed, frozen and starved, in one run.
 
-None may be lost and nothing repeated: the oracle decides (tests/support/faults/oracle.py). `SOAK=1` has the
-sizes of `FULL` in tests/support/soak/course.py, `SOAK_PERCENT` so many percent of them.
+None may be lost and nothing repeated: the oracle decides (runtime/meshwright/parts/proving/oracle.py).
+`SOAK=1` has the sizes of `FULL` in tests/support/soak/course.py, `SOAK_PERCENT` so many percent of them.
 """
 
 import asyncio
@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.parts.proving.oracle import Evidence, complaints
+from meshwright.parts.proving.workload import make_plan
 from tests.support.faults.dapr_mesh import DaprMesh
 from tests.support.faults.evidence import gather
 from tests.support.faults.node import Job
 from tests.support.faults.nodes import Nodes
-from tests.support.faults.oracle import Evidence, complaints
 from tests.support.postgres import running_cluster
 from tests.support.services import Services
-from tests.support.soak.course import ENDS, Course, plan_of, size_of, statuses
+from tests.support.soak.course import ENDS, Course, size_of, statuses
 from tests.support.soak.dapr import DaprSoak
 from tests.support.soak.postgres import PostgresSoak
 from tests.support.soak.small_disk import SmallDisk
@@ -65,7 +66,7 @@ def test_tasks_on_sqlite_survive_deaths_of_mesh_and_writer(
     clock = WallClock(tmp_path)
     job = Job(
         str(tmp_path),
-        plan_of(size.tasks, rng),
+        make_plan(size.tasks, rng),
         max_model_seconds=0.01,
         cost_usd=COST_USD,
         settings=SETTINGS | {"writer": "process"},
@@ -95,7 +96,7 @@ async def test_tasks_on_postgres_survive_deaths_of_workers_and_server(
     clock = WallClock(shared)
     job = Job(
         str(tmp_path),
-        plan_of(size.tasks, rng),
+        make_plan(size.tasks, rng),
         max_model_seconds=0.2,
         is_paced=True,
         cost_usd=COST_USD,
@@ -123,7 +124,7 @@ async def test_tasks_on_dapr_survive_deaths_of_all_that_they_rest_on(
     course = Course("dapr", seed, size, say)
     job = {"cost_usd": COST_USD, "settings": SETTINGS, "is_paced": True}
     with closing(services), SmallDisk(services.folder / "redis") as disk:
-        async with DaprMesh(services, tmp_path, plan_of(size.tasks, rng), job=job) as mesh:
+        async with DaprMesh(services, tmp_path, make_plan(size.tasks, rng), job=job) as mesh:
             soak = DaprSoak(mesh, course, rng, clock=clock, disk=disk)
             await soak.run()
             evidence, found = await soak.evidence()
@@ -136,6 +137,6 @@ def judge(course: Course, evidence: Evidence, found: list[str]) -> None:
     """Show what came of it; nothing may be wrong."""
     course.say("\n".join([course.table(evidence, found), *found[:MAX_QUOTED]]))
     assert found == []
-    assert len(evidence.accepted) == len(evidence.told) == course.size.tasks
-    assert evidence.of_type("task.resumed"), "no kill met work under way"
+    assert len(evidence.accepted) == len(evidence.reported) == course.size.tasks
+    assert evidence.select_events("task.resumed"), "no kill met work under way"
     assert statuses(evidence).keys() <= ENDS

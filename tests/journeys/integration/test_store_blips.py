@@ -16,7 +16,7 @@ from meshwright import Agent, Capability, CheckResult, Client, Run, TaskRequest,
 from meshwright.engine.events.inbox import Question
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from tests.support.faults.worker_process import writers_of
+from meshwright.parts.proving.processes import writer_pids
 from tests.support.interrupted_mesh import kept
 from tests.support.mesh_forks import Forked
 from tests.support.postgres import Address, Cluster
@@ -191,7 +191,7 @@ class Workers(NamedTuple):
 
     def freeze_one(self) -> list[int]:
         """Stop the first process and its writer as they are; returns their ids."""
-        pids = [self.one.pid, *writers_of(self.one.pid)]
+        pids = [self.one.pid, *writer_pids(self.one.pid)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         return pids
@@ -299,7 +299,7 @@ async def test_a_yes_goes_on_once_a_frozen_worker_was_killed(tmp_path: Path, pos
         workers.freeze_one()
         await workers.of_two.answer(await asked(workers.of_two), {"approve": True})
         await workers.is_resumed(task_id, 2)
-        for pid in (workers.one.pid, *writers_of(workers.one.pid)):
+        for pid in (workers.one.pid, *writer_pids(workers.one.pid)):
             os.kill(pid, signal.SIGKILL)
         (tmp_path / "go").touch()
         assert (await workers.of_two.outcome(task_id)).text == f"paid by {workers.two.pid}"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.parts.proving.processes import writer_pids
 from tests.journeys.integration.test_store_blips import SLOW_PAYER
 from tests.run import DAPR
-from tests.support.faults.worker_process import writers_of
 from tests.support.running_mesh import MESH, UP, RunningMesh, mesh_up
 
 
@@ -39,11 +39,11 @@ def project(tmp_path: Path) -> Path:
 
 async def test_a_call_outlives_the_process_that_writes_to_sqlite(project: Path) -> None:
     async with mesh_up(project / "data", up=UP, cwd=project) as mesh:
-        while not writers_of(mesh.process.pid):
+        while not writer_pids(mesh.process.pid):
             await asyncio.sleep(0.02)
 
         def kill_writer() -> None:
-            for pid in writers_of(mesh.process.pid):
+            for pid in writer_pids(mesh.process.pid):
                 os.kill(pid, signal.SIGKILL)
 
         await paid_once(project, mesh, kill_writer)

@@ -15,15 +15,16 @@ from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.parts.maintenance.backup import restore, write_backup
 from meshwright.parts.maintenance.operations import Maintenance
+from meshwright.parts.proving.oracle import complaints
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import PlannedTask
 from tests.support.faults.evidence import gather
-from tests.support.faults.fleet import Books
-from tests.support.faults.node import Item, Job
+from tests.support.faults.node import Job
 from tests.support.faults.nodes import Nodes
-from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import Running, up
 
 SHAPES = (("plain", "clerk"), ("find", "finder"), ("ask", "manager"))
-PLAN = [Item(f"{shape} {number}", agent) for number in range(35) for shape, agent in SHAPES]
+PLAN = [PlannedTask(f"{shape} {number}", agent) for number in range(35) for shape, agent in SHAPES]
 BACKUPS_AFTER = (5, 50)
 """After how many ended tasks of the plan a backup begins."""
 OPERATOR = Caller(all_tenants=True, roles=frozenset({"operator"}))
@@ -49,7 +50,7 @@ def test_backups_under_load_lack_nothing_that_was_accepted_before_them(nodes: No
     assert len(copies) == len(BACKUPS_AFTER)
     for copy in copies:
         backup = restore(copy / "backup", copy / "data")
-        accepted = len(Books(copy).accepted.read())
+        accepted = len(Records(copy).accepted.read())
         assert 0 < accepted <= backup.tasks
         assert verify(SqliteDatabase(copy / "data")).faults == []
         released = {"maintenance": {"hold": False}}

@@ -7,7 +7,6 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.engine.stores.dapr.documents import VALUES, Document, put_back
 from meshwright.money.costs import CallProjection
-from tests.support.faults.evidence import AGENTS, listed_in, money_in, written
-from tests.support.faults.fleet import MAX_CONCURRENCY, Books
-from tests.support.faults.oracle import Evidence, number_of
+from meshwright.parts.proving.evidence import read_money, read_summaries, recorded_fields, sort_by_number
+from meshwright.parts.proving.oracle import Evidence
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import AGENTS, MAX_CONCURRENCY
 from tests.support.services import Services
 
 DUMP = """
@@ -47,7 +47,7 @@ return found
 async def gather(
     services: Services,
     namespace: str,
-    books: Books,
+    books: Records,
     data: Path,
     *,
     kills: int,
@@ -58,18 +58,18 @@ async def gather(
     heads = {ref: document.record for ref, document in stored.documents.items()}
     taken = frozenset(message_id for head in heads.values() for message_id in head.processed_ids)
     async with log_in(data) as log:
-        events, listed = [event async for event in log.replay(EventFilter())], await listed_in(log)
-        money = None if cost_usd is None else await money_in(log, books, heads, cost_usd)
+        events, listed = [event async for event in log.replay(EventFilter())], await read_summaries(log)
+        money = None if cost_usd is None else await read_money(log, books, heads, cost_usd)
     return Evidence(
-        **written(books),
-        events=by_number(events),
+        **recorded_fields(books),
+        events=sort_by_number(events),
         heads=heads,
         undelivered=undelivered(stored, events, taken),
-        listed=listed,
+        summaries=listed,
         money=money,
         kills=kills,
         max_in_flight=AGENTS * MAX_CONCURRENCY,
-        taken=taken,
+        processed_ids=taken,
         in_order=False,
     )
 
@@ -147,22 +147,3 @@ def undelivered(stored: Stored, events: Sequence[Event], taken: Collection[str])
     told = {event.id for event in stored.told if event.task_id not in cancelled}
     sent = {entry.item.id for document in stored.documents.values() for entry in document.outbox}
     return len((sent | told) - {event.id for event in events} - set(taken))
-
-
-def by_number(events: Sequence[Event]) -> list[Event]:
-    """The log with the events of each actor in the order of their numbers.
-
-    Two workers that take turns at an actor publish side by side, so what the second one did may come first.
-    """
-    numbers: defaultdict[str, list[tuple[int, Event]]] = defaultdict(list)
-    for event in events:
-        number = number_of(event)
-        if number is not None:
-            numbers[event.aggregate_id].append((number, event))
-    sorted_events = {
-        aggregate_id: iter([event for _, event in sorted(own, key=lambda pair: pair[0])])
-        for aggregate_id, own in numbers.items()
-    }
-    return [
-        event if number_of(event) is None else next(sorted_events[event.aggregate_id]) for event in events
-    ]

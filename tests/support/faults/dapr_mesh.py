@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from meshwright.core.messages import ENDED
+from meshwright.parts.proving.oracle import Evidence, complaints
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import PlannedTask
 from tests.support.faults.dapr_evidence import ask_redis, gather, read_store
 from tests.support.faults.dapr_node import Post
-from tests.support.faults.fleet import Books
-from tests.support.faults.node import Item, Job
-from tests.support.faults.oracle import Evidence, complaints
+from tests.support.faults.node import Job
 from tests.support.faults.worker_process import LOOK_SECONDS, WorkerProcess
 from tests.support.services import Services, Sidecar
 
@@ -66,7 +67,7 @@ class DaprMesh:
         self,
         services: Services,
         folder: Path,
-        plan: Sequence[Item],
+        plan: Sequence[PlannedTask],
         *,
         job: Mapping[str, Any] | None = None,
         **options: Any,
@@ -74,7 +75,7 @@ class DaprMesh:
         """`job` are more fields of the job of both, `options` those of their posts."""
         self.services = services
         self.plan = plan
-        self.books = Books(folder)
+        self.books = Records(folder)
         self._folder = folder
         control, model_seconds = options.pop("control", ""), options.pop("model_seconds", MAX_MODEL_SECONDS)
         known = {"control": control, "max_model_seconds": model_seconds, **(job or {})}
@@ -121,7 +122,7 @@ class DaprMesh:
 
     async def outcomes(self, count: int) -> None:
         """Wait until the client was told so many outcomes."""
-        while self.books.told.count() < count:
+        while self.books.outcomes.count() < count:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def actors(self, count: int) -> None:
@@ -155,19 +156,19 @@ class DaprMesh:
     ) -> tuple[Evidence, list[str]]:
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        while self.books.told.count() < len(self.plan) and clock() < until:
+        while self.books.outcomes.count() < len(self.plan) and clock() < until:
             await asyncio.sleep(5 * LOOK_SECONDS)
         while True:
             lost = sum(LEASE_LOST in worker.log for worker in (self.front, self.replica))  # a busy machine
             evidence = await self.gather(kills=max(kills, lost))
-            evidence = replace(evidence, slept=max(slept, lost))
+            evidence = replace(evidence, frozen_workers=max(slept, lost))
             found = [*self._untold(evidence), *complaints(evidence)]
             if not found or clock() > until:
                 return evidence, found
             await asyncio.sleep(50 * LOOK_SECONDS)
 
     def _untold(self, evidence: Evidence) -> list[str]:
-        counts = {"accepted": len(evidence.accepted), "told of": len(evidence.told)}
+        counts = {"accepted": len(evidence.accepted), "told of": len(evidence.reported)}
         wanted = len(self.plan)
         return [f"{count} of {wanted} tasks were {what}" for what, count in counts.items() if count != wanted]
 
@@ -180,6 +181,6 @@ def silence(evidence: Evidence) -> float:
 
 def longest(evidence: Evidence) -> float:
     """How long the task took that took longest, from its acceptance to its outcome, in seconds."""
-    begun = {event.task_id: event.time for event in evidence.of_type("task.accepted")}
+    begun = {event.task_id: event.time for event in evidence.select_events("task.accepted")}
     ended = [event for event in evidence.events if event.event_type in OUTCOMES]
     return max((event.time - begun[event.task_id]).total_seconds() for event in ended)

@@ -12,32 +12,27 @@ import faulthandler
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import uvloop
 from pydantic import TypeAdapter
 
 from meshwright.core import topics
-from meshwright.core.errors import HostError
-from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.sql.writer import ApartDatabase
 from meshwright.engine.stores.dapr import DaprStore, Options
 from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, process_role
 from meshwright.mesh.mesh import Mesh
+from meshwright.parts.proving.client import PatientTasks
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import make_agents
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
-from tests.support.faults.fleet import Books, agents
-from tests.support.faults.node import ROOT, Direct, Job, be_client, model_of, say
+from tests.support.faults.node import ROOT, Job, be_client, model_of, say
 from tests.support.settings import Settings
 
-RETRY_SECONDS = 0.2
 LEASE_SECONDS, RENEW_SECONDS = 3.0, 0.5
-ResultT = TypeVar("ResultT")
-logger = logging.getLogger("client")
 
 
 @dataclass(frozen=True)
@@ -58,41 +53,11 @@ class Post:
         return TypeAdapter(Post).validate_json(text)
 
 
-class Patient:
-    """A mesh as a client sees it that asks again, under the same key, while the mesh cannot answer."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._direct = Direct(mesh)
-
-    async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt:
-        return await self._again(lambda: self._direct.submit(request, idempotency_key=idempotency_key))
-
-    async def outcome(self, task_id: str) -> Outcome:
-        return await self._again(lambda: self._direct.outcome(task_id))
-
-    async def answer(self, task_id: str, key: str, value: Any) -> None:
-        await self._again(lambda: self._direct.answer(task_id, key, value))
-
-    async def started(self, task_id: str) -> None:
-        await self._again(lambda: self._direct.started(task_id))
-
-    async def cancel(self, task_id: str) -> Any:
-        return await self._again(lambda: self._direct.cancel(task_id))
-
-    async def _again(self, ask: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        while True:
-            try:
-                return await ask()
-            except HostError as error:
-                logger.warning("asks again: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-
-
 def mesh_of(post: Post) -> Mesh:
     """The worker's part of the mesh, with leases and pauses that are short."""
     job, unharmed = post.job, Failpoints()
-    books = Books(Path(job.folder))
-    fleet = agents(books, unharmed.passes)
+    books = Records(Path(job.folder))
+    fleet = make_agents(books, unharmed.passes)
 
     def make(deps: StoreDeps) -> Runtime:
         options = replace(
@@ -141,7 +106,7 @@ async def work(mesh: Mesh, job: Job) -> None:
 async def begin_client(mesh: Mesh, job: Job, begin: asyncio.Event) -> None:
     """Have the plan's tasks done, once told to begin."""
     await begin.wait()
-    await be_client(Patient(mesh), mesh, job, Failpoints())
+    await be_client(PatientTasks(mesh), mesh, job, Failpoints())
 
 
 def run_until_told(mesh: Mesh, job: Job) -> None:

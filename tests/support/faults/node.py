@@ -14,55 +14,40 @@ import random
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.core.errors import Conflict, HostError, NotFound, StoreUnavailable
-from meshwright.core.messages import Outcome, Receipt, TaskRequest
-from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.kernel import ahead
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.money.balance import Balance
+from meshwright.parts.proving.client import (
+    LOOK_SECONDS,
+    LocalTasks,
+    Person,
+    PlanClient,
+    TaskClient,
+    has_reservations,
+)
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import CountingModel, PlannedTask, make_agents
 from tests.support.faults import controls
-from tests.support.faults.evidence import BUDGET
 from tests.support.faults.failpoints import FailingHost, Failpoints
-from tests.support.faults.fleet import Books, CountingModel, agents
 from tests.support.settings import Settings
 
 ROOT = Path(__file__).parents[3]
-LOOK_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Item:
-    """One task that the client wants done; `key` is its idempotency key, its first word its shape."""
-
-    key: str
-    agent_id: str
-    thread_id: str | None = None
-    cancel: bool = False
-    deadline: float | None = None
-
-    @property
-    def number(self) -> int:
-        """Its place in the plan."""
-        return int(self.key.split()[1])
 
 
 @dataclass(frozen=True)
 class Job:
     folder: str
-    plan: Sequence[Item]
+    plan: Sequence[PlannedTask]
     point: str = ""
     nth: int = 1
     control: str = ""
@@ -90,7 +75,7 @@ def say(*words: str) -> None:
 
 def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     """The mesh of a job, with failpoints at its doors."""
-    books = Books(Path(job.folder))
+    books = Records(Path(job.folder))
 
     def make(deps: StoreDeps) -> FailingHost:
         arguments = (deps.database, deps.log, deps.clock, deps.tracing)
@@ -99,137 +84,48 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     return build_mesh(
         Settings(data_dir=Path(job.folder, "data"), **job.settings),
         project=ROOT,
-        agents=agents(books, failpoints.passes),
+        agents=make_agents(books, failpoints.passes),
         model=model_of(job, books, failpoints),
         runtime=make,
     )
 
 
-def model_of(job: Job, books: Books, failpoints: Failpoints) -> CountingModel:
+def model_of(job: Job, books: Records, failpoints: Failpoints) -> CountingModel:
     """The model of a job."""
     known = {"max_seconds": job.max_model_seconds, "cost_usd": job.cost_usd}
     return CountingModel(books, failpoints.passes, **known)
 
 
-class Asked(Protocol):
-    async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt: ...
+class EarlyClient(PlanClient):
+    """Counts a task as accepted before the mesh has it."""
 
-    async def started(self, task_id: str) -> None: ...
-
-    async def answer(self, task_id: str, key: str, value: Any) -> None: ...
-
-    async def outcome(self, task_id: str) -> Outcome: ...
-
-    async def cancel(self, task_id: str) -> Any: ...
-
-
-class Direct:
-    """A mesh as a client in its process sees it."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        tasks, self._log = mesh.get(Tasks), mesh.log
-        self.submit, self.outcome, self.cancel, self.answer = (
-            tasks.submit,
-            tasks.outcome,
-            tasks.cancel,
-            tasks.answer,
-        )
-
-    async def started(self, task_id: str) -> None:
-        """Wait until a task has been claimed."""
-        async for _ in self._log.tail(EventFilter(task_id=task_id, event_type="task.started", after_seq=0)):
-            break
-
-
-class Client:
-    """Has a plan's tasks done: sends each until it is accepted, writes that down, waits for its outcome."""
-
-    def __init__(self, tasks: Asked, job: Job, failpoints: Failpoints) -> None:
-        self._tasks = tasks
-        self._job = job
-        self._failpoints = failpoints
-        self._books = Books(Path(job.folder))
-        self._accepted: dict[str, str] = dict(self._books.accepted.read())
-        self._cancelled = set(self._books.cancelled.read())
-        self._told = {task_id for task_id, _, _ in self._books.told.read()}
-        self._open = asyncio.Semaphore(job.max_open)
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for item in self._job.plan:
-                while self._job.is_paced and item.number >= self._books.allowed():
-                    await asyncio.sleep(LOOK_SECONDS)
-                tasks.create_task(self._carry(item))
-
-    async def _carry(self, item: Item) -> None:
-        if self._accepted.get(item.key) in self._told:
-            return
-        async with self._open:
-            task_id = self._accepted.get(item.key) or await self._submit(item)
-            if item.cancel and task_id not in self._cancelled:
-                await self._cancel(task_id)
-            outcome = await self._tasks.outcome(task_id)
-            self._books.told.write([task_id, outcome.status, outcome.text])
-            self._failpoints.passes("client.told")
-            say("ended", task_id)
-
-    async def _submit(self, item: Item) -> str:
-        request = TaskRequest(
-            agent_id=item.agent_id,
-            payload={"text": item.key},
-            thread_id=item.thread_id,
-            deadline=item.deadline,
-        )
-        if self._job.control == controls.ACK_ON_RECEIPT:
-            self._books.accepted.write([item.key, controls.task_id_of(item.key)], durable=True)
-        receipt = await self._tasks.submit(request, idempotency_key=item.key)
-        if self._job.control != controls.ACK_ON_RECEIPT:
-            self._books.accepted.write([item.key, receipt.task_id], durable=True)
-        self._failpoints.passes("client.accepted")
+    async def submit(self, item: PlannedTask) -> str:
+        self.records.accepted.write([item.key, controls.task_id_of(item.key)], durable=True)
+        receipt = await self._tasks.submit(item.request(), idempotency_key=item.key)
+        self.passes("client.accepted")
         return receipt.task_id
 
-    async def _cancel(self, task_id: str) -> None:
-        await self._tasks.started(task_id)
-        await self._tasks.cancel(task_id)
-        self._books.cancelled.write(task_id)
-        self._failpoints.passes("client.cancelled")
 
-
-class Person:
-    """Says of each charge that may have been made that it was."""
-
-    def __init__(self, tasks: Asked, inbox: Inbox) -> None:
-        self._tasks = tasks
-        self._inbox = inbox
-
-    async def run(self) -> None:
-        while True:
-            with suppress(HostError):  # it is asked again
-                for question in (await self._inbox.page("default", limit=500)).items:
-                    with suppress(Conflict, NotFound):  # it was answered before
-                        answer = {"approve": False, "reason": "it was charged"}
-                        await self._tasks.answer(question.task_id, question.wait_id, answer)
-            await asyncio.sleep(LOOK_SECONDS)
-
-
-async def be_client(tasks: Asked, mesh: Mesh, job: Job, failpoints: Failpoints) -> None:
+async def be_client(tasks: TaskClient, mesh: Mesh, job: Job, failpoints: Failpoints) -> None:
     """Have the plan's tasks done, with a person where one may be asked, and return once all are paid for."""
     asks = any(item.key.startswith("charge") for item in job.plan)
     person = asyncio.create_task(Person(tasks, mesh.get(Inbox)).run()) if asks else None
-    await Client(tasks, job, failpoints).run()
+    kind = EarlyClient if job.control == controls.ACK_ON_RECEIPT else PlanClient
+    client = kind(
+        tasks,
+        job.plan,
+        Records(Path(job.folder)),
+        passes=failpoints.passes,
+        ended=lambda task_id: say("ended", task_id),
+        max_open=job.max_open,
+        is_paced=job.is_paced,
+    )
+    await client.run()
     if person is not None:
         person.cancel()
-    while job.cost_usd and await _reserves(mesh):  # a deadline ends a task before its call is settled
+    while job.cost_usd and await has_reservations(mesh):  # a deadline ends a task before its call is settled
         say("reserves")
         await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _reserves(mesh: Mesh) -> bool:
-    """Whether a call is not paid for yet."""
-    try:
-        return bool((await mesh.runtime.read(BUDGET) or Balance()).reserved)
-    except StoreUnavailable:
-        return True
 
 
 async def work(job: Job) -> None:
@@ -243,7 +139,7 @@ async def work(job: Job) -> None:
             await mesh.database.write_apart()
             say("writer", str(mesh.database.writer_pid))
         say("ready")
-        await be_client(Direct(mesh), mesh, job, failpoints)
+        await be_client(LocalTasks(mesh), mesh, job, failpoints)
     say("passed", json.dumps(failpoints.passed))
 
 

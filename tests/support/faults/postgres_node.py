@@ -13,9 +13,10 @@ from pydantic import TypeAdapter
 
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import make_agents
 from tests.support.faults.dapr_node import run_until_told
 from tests.support.faults.failpoints import Failpoints
-from tests.support.faults.fleet import Books, agents
 from tests.support.faults.node import ROOT, Job, model_of
 from tests.support.settings import Settings
 
@@ -37,11 +38,11 @@ class Post:
 
 
 def mesh_of(post: Post) -> Mesh:
-    books, unharmed = Books(Path(post.job.folder)), Failpoints()
+    books, unharmed = Records(Path(post.job.folder)), Failpoints()
     return build_mesh(
         Settings(data_dir=Path(post.data), database=post.url, **post.job.settings),
         project=ROOT,
-        agents=agents(books, unharmed.passes),
+        agents=make_agents(books, unharmed.passes),
         model=model_of(post.job, books, unharmed),
     )
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from meshwright.parts.stack.services import Layer, Service
@@ -91,31 +90,3 @@ class WorkerProcess:
             environment={**os.environ, **self._environment, "PYTHONPATH": path},
             stop_seconds=30.0,
         )
-
-
-def send(pid: int, number: signal.Signals) -> None:
-    """Send a process a signal, if it has not ended; 0 is none."""
-    if pid:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def writers_of(pid: int) -> list[int]:
-    """The processes that write for another one."""
-    return [child for child in children_of(pid) if "meshwright.engine.sql.writer" in command_of(child)]
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    found: list[int] = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (thread / "children").read_text().split())
-    return found
-
-
-def command_of(pid: int) -> str:
-    """The command of a process; "" where it has ended."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return ""

@@ -13,23 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
+from meshwright.parts.proving.oracle import FINAL, REPEATED, Evidence, parse_outcome
 from tests.run import SOAKING
-from tests.support.faults.node import Item
-from tests.support.faults.oracle import FINAL, Evidence, outcome_of
 
 ENDS = {"succeeded", "cancelled", "timed_out", "failed: BrokeOff", "failed: DelegationFailed"}
 """How tasks may end. One that ran when its process was killed three times is not tried again."""
 PERCENT = float(os.environ.get("SOAK_PERCENT", "100"))
 REPORT_SECONDS = 15.0
-REPEATED = (
-    "outcomes of generation",
-    "ended 2 times",
-    "was journaled",
-    "published twice",
-    "was called",
-    "had its",
-)
-"""The complaints of something that was done twice."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +53,6 @@ def deal(rng: random.Random, kinds: Sequence[str], count: int) -> list[str]:
     """So many faults, of each kind about the same number."""
     shuffled = rng.sample(kinds, len(kinds))
     return list(islice(cycle(shuffled), count)) if kinds else []
-
-
-def plan_of(count: int, rng: random.Random) -> list[Item]:
-    """Tasks of every shape; of a third of them several share a thread."""
-    return [_item(number, rng) for number in range(count)]
-
-
-SHAPES = {"plain": "clerk", "find": "finder", "charge": "finder", "ask": "manager", "rest": "rester"}
-
-
-def _item(number: int, rng: random.Random) -> Item:
-    if number % 50 == 7:
-        return Item(f"hang {number}", "clerk", cancel=True)
-    if number % 50 == 33:
-        return Item(f"hang {number}", "clerk", deadline=2.0)
-    shape = rng.choice(list(SHAPES))
-    thread_id = f"thread-{rng.randrange(50)}" if rng.random() < 0.33 else None
-    return Item(f"{shape} {number}", SHAPES[shape], thread_id)
 
 
 @dataclass
@@ -144,7 +116,7 @@ class Course:
 def statuses(evidence: Evidence) -> Counter[str]:
     """How the tasks of clients ended, those that failed with the type of their error."""
     accepted = set(evidence.accepted)
-    ends = [outcome_of(event) for event in evidence.of_type(*FINAL)]
+    ends = [parse_outcome(event) for event in evidence.select_events(*FINAL)]
     return Counter(
         f"failed: {end.error.type}" if end.status == "failed" and end.error else end.status
         for end in ends

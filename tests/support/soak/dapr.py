@@ -8,9 +8,9 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
+from meshwright.parts.proving.oracle import Evidence
+from meshwright.parts.proving.processes import send
 from tests.support.faults.dapr_mesh import DaprMesh, Worker
-from tests.support.faults.oracle import Evidence
-from tests.support.faults.worker_process import send
 from tests.support.soak.course import Course, deal
 from tests.support.soak.small_disk import SmallDisk
 from tests.support.soak.wall_clock import JUMPS_SECONDS, WallClock
@@ -58,7 +58,7 @@ class DaprSoak:
             self._mesh.books.allow(round(share * (number + 1)))  # so that each fault meets work under way
             await self._until(round(share * (number + self._rng.random() * 0.8)))
             await (self._kinds | self._others)[kind]()
-            self._course.struck(kind, is_kill=kind in self._kinds, ended=self._mesh.books.told.count())
+            self._course.struck(kind, is_kill=kind in self._kinds, ended=self._mesh.books.outcomes.count())
         self._mesh.books.allow(size.tasks)
         await self._until(size.tasks)
 
@@ -78,7 +78,7 @@ class DaprSoak:
     async def _until(self, count: int) -> None:
         """Wait for so many outcomes. Fails where none has come for long."""
         seen, heard_at = -1, time.monotonic()
-        while (told := self._mesh.books.told.count()) < count:
+        while (told := self._mesh.books.outcomes.count()) < count:
             if told > seen:
                 seen, heard_at = told, time.monotonic()
             if time.monotonic() - heard_at > SILENT_SECONDS:

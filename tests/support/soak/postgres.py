@@ -12,17 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from meshwright.engine.events.filter import EventFilter
-from meshwright.engine.events.log import EventLog
 from meshwright.engine.sql.postgres import PostgresDatabase
-from meshwright.money.costs import CallProjection
-from tests.support.faults.dapr_evidence import by_number
-from tests.support.faults.evidence import AGENTS, heads_in, listed_in, money_in, undelivered_in, written
-from tests.support.faults.fleet import MAX_CONCURRENCY, Books
+from meshwright.parts.proving.evidence import read_evidence
+from meshwright.parts.proving.oracle import Evidence, complaints
+from meshwright.parts.proving.processes import child_pids, command_line, send, writer_pids
+from meshwright.parts.proving.records import Records
 from tests.support.faults.node import Job
-from tests.support.faults.oracle import Evidence, complaints
 from tests.support.faults.postgres_node import Post
-from tests.support.faults.worker_process import WorkerProcess, children_of, command_of, send, writers_of
+from tests.support.faults.worker_process import WorkerProcess
 from tests.support.postgres import Address, Cluster
 from tests.support.soak.course import Course, deal
 from tests.support.soak.small_disk import SmallDisk
@@ -53,7 +50,7 @@ class PostgresSoak:
         self._clock, self._disk = clock, disk
         self._folder = Path(job.folder)
         self._url: Address = cluster.new_schema()
-        self._books = Books(self._folder)
+        self._books = Records(self._folder)
         module = "tests.support.faults.postgres_node"
         self._workers = [
             WorkerProcess(name, module, self._folder / f"{name}.log", clock.environment) for name in WORKERS
@@ -66,9 +63,9 @@ class PostgresSoak:
         }
         self._others: dict[str, Strike] = {
             "worker frozen": lambda: self._freeze(self._any_worker().pid),
-            "writer frozen": lambda: self._freeze(*writers_of(self._any_worker().pid)[:1]),
+            "writer frozen": lambda: self._freeze(*writer_pids(self._any_worker().pid)[:1]),
             "connection frozen": lambda: self._freeze(*self._any_connection()),
-            "server frozen": lambda: self._freeze(self._cluster.pid, *children_of(self._cluster.pid)),
+            "server frozen": lambda: self._freeze(self._cluster.pid, *child_pids(self._cluster.pid)),
         }
         if clock.is_there:
             self._others["clock jumped"] = self._jump
@@ -101,7 +98,7 @@ class PostgresSoak:
             self._books.allow(round(share * (number + 1)))  # so that each fault meets work under way
             await self._until(round(share * (number + self._rng.random() * 0.8)))
             await (dict(self._kinds) | self._others)[kind]()
-            self._course.struck(kind, is_kill=kind in self._kinds, ended=self._books.told.count())
+            self._course.struck(kind, is_kill=kind in self._kinds, ended=self._books.outcomes.count())
         self._books.allow(size.tasks)
         await self._until(size.tasks)
 
@@ -122,26 +119,9 @@ class PostgresSoak:
         )
 
     async def _gather(self) -> Evidence:
+        kills = self._course.faults.total() * len(WORKERS)  # a server that is away ends all leases
         database = PostgresDatabase(self._url, self._folder)
-        await database.open()
-        try:
-            log = EventLog(database)
-            log.add(CallProjection())
-            await log.start()
-            events, heads = [event async for event in log.replay(EventFilter())], heads_in(database)
-            return Evidence(
-                **written(self._books),
-                events=by_number(events),
-                heads=heads,
-                undelivered=undelivered_in(database, "messages"),
-                listed=await listed_in(log),
-                money=await money_in(log, self._books, heads, self._job.cost_usd),
-                kills=self._course.faults.total() * len(WORKERS),  # a server that is away ends all leases
-                max_in_flight=AGENTS * MAX_CONCURRENCY,
-                in_order=False,
-            )
-        finally:
-            await database.close()
+        return await read_evidence(database, self._books, kills=kills, cost_usd=self._job.cost_usd)
 
     # The workers
 
@@ -153,7 +133,7 @@ class PostgresSoak:
             self._url,
         )
         if post.job.plan:
-            told = {task_id for task_id, _, _ in self._books.told.read()}
+            told = {task_id for task_id, _, _ in self._books.outcomes.read()}
             accepted = dict(self._books.accepted.read())
             left = [item for item in self._job.plan if accepted.get(item.key) not in told]
             post = replace(post, job=replace(self._job, plan=left))
@@ -165,7 +145,7 @@ class PostgresSoak:
     async def _until(self, count: int) -> None:
         """Wait for so many outcomes. Fails where none has come for long, or a worker has ended by itself."""
         seen, heard_at = -1, time.monotonic()
-        while (told := self._books.told.count()) < count:
+        while (told := self._books.outcomes.count()) < count:
             if told > seen:
                 seen, heard_at = told, time.monotonic()
             ended = [name for name, worker in zip(WORKERS, self._workers, strict=True) if worker.has_ended()]
@@ -190,12 +170,12 @@ class PostgresSoak:
         worker.begin()
 
     async def _kill_writer(self) -> None:
-        for writer in writers_of(self._any_worker().pid):
+        for writer in writer_pids(self._any_worker().pid):
             send(writer, signal.SIGKILL)
 
     def _any_connection(self) -> list[int]:
         """A process of the server that serves a worker, if there is one now."""
-        found = [pid for pid in children_of(self._cluster.pid) if "127.0.0.1(" in command_of(pid)]
+        found = [pid for pid in child_pids(self._cluster.pid) if "127.0.0.1(" in command_line(pid)]
         return self._rng.sample(found, min(1, len(found)))
 
     async def _kill_connection(self) -> None:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.support.faults.fleet import Books
-from tests.support.faults.node import Item, Job
+from meshwright.parts.proving.processes import send, writer_pids
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import PlannedTask
+from tests.support.faults.node import Job
 from tests.support.faults.nodes import KILLED, Nodes
-from tests.support.faults.worker_process import send, writers_of
 from tests.support.soak.course import Course, deal
 from tests.support.soak.small_disk import SmallDisk
 from tests.support.soak.wall_clock import JUMPS_SECONDS, WallClock
@@ -33,7 +34,7 @@ class SqliteSoak:
     ) -> None:
         self._nodes, self._job, self._course, self._rng = nodes, job, course, rng
         self._clock, self._disk = clock, disk
-        self._books = Books(Path(job.folder))
+        self._books = Records(Path(job.folder))
         self._lines: Iterator[str] = iter(())
         self._heard_at, self._was_full = time.monotonic(), False
         self._kinds: dict[str, Callable[[], None]] = {
@@ -62,16 +63,16 @@ class SqliteSoak:
             for number, kind in enumerate(faults):
                 self._await_progress(len(faults) - number)
                 (self._kinds | self._others)[kind]()
-                self._course.struck(kind, is_kill=kind in self._kinds, ended=self._books.told.count())
+                self._course.struck(kind, is_kill=kind in self._kinds, ended=self._books.outcomes.count())
             while (last := self._last()) != "exit 0":
                 self._go_on_after(last)
 
     # The mesh
 
     def _start(self) -> None:
-        told = {task_id for task_id, _, _ in self._books.told.read()}
+        told = {task_id for task_id, _, _ in self._books.outcomes.read()}
         accepted = dict(self._books.accepted.read())
-        left: Sequence[Item] = [item for item in self._job.plan if accepted.get(item.key) not in told]
+        left: Sequence[PlannedTask] = [item for item in self._job.plan if accepted.get(item.key) not in told]
         self._lines, self._was_full = self._nodes.start(replace(self._job, plan=left)), False
 
     def _go_on_after(self, last: str) -> None:
@@ -89,7 +90,7 @@ class SqliteSoak:
 
     def _await_progress(self, faults_left: int) -> None:
         """Let some tasks end, about a fair share of those left; one mesh in five is struck as it starts."""
-        left = self._course.size.tasks - self._books.told.count()
+        left = self._course.size.tasks - self._books.outcomes.count()
         wanted = 0 if self._rng.random() < 0.2 else self._rng.randint(1, max(1, left // faults_left))
         while wanted:
             line = next(self._lines)
@@ -97,7 +98,7 @@ class SqliteSoak:
             if line.startswith("exit "):
                 self._go_on_after(line)
             wanted -= line.startswith("ended ")
-            if self._books.told.count() >= self._course.size.tasks:
+            if self._books.outcomes.count() >= self._course.size.tasks:
                 return
         time.sleep(self._rng.uniform(0, 0.03))  # nothing is waited for: chance decides how far it comes
 
@@ -123,7 +124,7 @@ class SqliteSoak:
         """The process that writes; of a mesh that has none, the mesh itself."""
         until = time.monotonic() + FROZEN_SECONDS
         while time.monotonic() < until:
-            if found := writers_of(self._nodes.pid):
+            if found := writer_pids(self._nodes.pid):
                 return found[0]
             time.sleep(LOOK_SECONDS)
         return self._nodes.pid
@@ -141,7 +142,7 @@ class SqliteSoak:
             self._go_on_after(self._last())
 
     def _kill_both(self) -> None:
-        for writer in writers_of(self._nodes.pid):
+        for writer in writer_pids(self._nodes.pid):
             send(writer, signal.SIGKILL)
         time.sleep(self._rng.uniform(0, 0.05))
         self._kill_main()

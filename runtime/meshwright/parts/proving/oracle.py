@@ -1,7 +1,7 @@
-"""The oracle: what must be true of a mesh that was killed at will and has come to rest, on any host.
+"""The oracle: judges a mesh that was killed at random and has come to rest, on any store.
 
-It looks at the log, at the heads, and at what clients and models wrote down themselves, and names everything
-that is wrong. It knows nothing of how the host stores them.
+It compares the event log and the stored actors with the records that clients, models and tools kept
+themselves, and names each difference. It does not know how a store keeps them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from meshwright.core.events import Event
 from meshwright.core.messages import Outcome
@@ -20,72 +21,92 @@ from meshwright.engine.work.record import TaskRecord
 from meshwright.mesh.orchestration.acceptance import FINAL
 
 CLAIMS = ("task.started", "task.resumed")
+REPEATED = (
+    "outcomes of generation",
+    "ended 2 times",
+    "was journaled",
+    "published twice",
+    "was called",
+    "had its",
+)
+"""Words of the complaints about something that was done twice."""
 ONCE = ("charge",)
 """The tools that must not have their effect twice."""
 
 
 @dataclass(frozen=True)
-class Money:
-    """The cost of a run in dollars, as each of those who count says."""
+class RunCosts:
+    """The cost of a run in dollars, by each of its three counts."""
 
     provider: Decimal
     """The price of all calls that reached it."""
     ledger: Decimal
+    """The sum of the calls in the log."""
     estimated: Decimal
-    """How much of the ledger is of calls that were cut off."""
+    """The share of the ledger for calls that were cut off."""
     budget: Decimal
+    """The amount that the budget's account has settled."""
 
 
 @dataclass(frozen=True)
 class Evidence:
+    """The records of a run that the oracle judges."""
+
     accepted: Sequence[str]
-    """Ids of the tasks whose acceptance a client saw, as it wrote them down."""
-    told: Sequence[tuple[str, str]]
-    """(task id, status) of the outcomes that clients were told."""
+    """Ids of the tasks whose acceptance a client saw and recorded."""
+    reported: Sequence[tuple[str, str]]
+    """(task id, status) of the outcomes that clients got."""
     events: Sequence[Event]
     """The whole log, in order of `seq`."""
     heads: Mapping[ActorRef, ActorRecord]
+    """The stored records of all actors."""
     undelivered: int
-    """Messages that were sent and not taken."""
-    listed: Sequence[TaskSummary]
-    """The list of tasks as it is kept from the log."""
+    """Messages that were sent and not processed."""
+    summaries: Sequence[TaskSummary]
+    """The list of tasks, which is made from the log."""
     model_calls: int = 0
+    """Calls that reached the model."""
     called: Sequence[tuple[str, int, int]] = ()
-    """(task id, attempt, step) of each call of the model, as the model wrote them down."""
+    """(task id, attempt, step) of each call of the model, as the model recorded them."""
     effects: Sequence[tuple[str, str]] = ()
-    """(key of a task, tool) of each effect, as the tools wrote them down."""
-    money: Money | None = None
+    """(key of a task, tool) of each effect, as the tools recorded them."""
+    money: RunCosts | None = None
+    """The cost of the run; None if its calls cost nothing."""
     kills: int = 0
-    slept: int = 0
-    """Workers that slept beyond their lease: what they had under way, others have made again since."""
+    """Processes that were killed, and connections that were cut."""
+    frozen_workers: int = 0
+    """Workers that hung beyond their lease: others have repeated their work since."""
     max_in_flight: int = 0
     """Runs that could be under way at once, of all agents."""
-    taken: Collection[str] | None = None
-    """Ids of the messages that actors have taken; None where the host does not remember them all."""
+    processed_ids: Collection[str] | None = None
+    """Ids of the messages that actors have processed; None where the store does not remember them all."""
     in_order: bool = True
-    """Whether the log has what different actors did in the order in which they did it."""
+    """Whether the log has the events of different actors in the order in which they happened."""
 
-    def of_type(self, *event_types: str) -> list[Event]:
+    def select_events(self, *event_types: str) -> list[Event]:
         """The events of these types, in order."""
         return [event for event in self.events if event.event_type in event_types]
 
 
 def complaints(evidence: Evidence) -> list[str]:
-    """Everything that is wrong; nothing where each promise was kept."""
-    checks = (outcomes, telling, outboxes, fences, threads, calls, repeats, costs, rest, lists)
+    """Return a sentence for each broken promise."""
+    checks = (
+        *(_check_outcomes, _check_reports, _check_outboxes, _check_fences, _check_threads),
+        *(_check_calls, _check_repeats, _check_costs, _check_rest, _check_lists),
+    )
     return [complaint for check in checks for complaint in check(evidence)]
 
 
-def outcomes(evidence: Evidence) -> Iterator[str]:
+def _check_outcomes(evidence: Evidence) -> Iterator[str]:
     """Accepted = outcomes, one each per generation."""
     ends = Counter[str]()
     generations = Counter[tuple[str, int]]()
-    for event in evidence.of_type(*FINAL):
-        outcome = outcome_of(event)
+    for event in evidence.select_events(*FINAL):
+        outcome = parse_outcome(event)
         ends[outcome.task_id] += 1
         generations[outcome.task_id, outcome.generation] += 1
-    known = {event.task_id or "" for event in evidence.of_type("task.accepted", "task.dispatched")}
-    for task_id in sorted({*evidence.accepted, *known}):
+    logged_ids = {event.task_id or "" for event in evidence.select_events("task.accepted", "task.dispatched")}
+    for task_id in sorted({*evidence.accepted, *logged_ids}):
         if not ends[task_id]:
             yield f"lost: task {task_id} was accepted and has no outcome"
     for (task_id, generation), count in generations.items():
@@ -96,18 +117,18 @@ def outcomes(evidence: Evidence) -> Iterator[str]:
             yield f"task {task_id} was accepted {count} times under different keys"
 
 
-def telling(evidence: Evidence) -> Iterator[str]:
-    recorded = {event.task_id: outcome_of(event).status for event in evidence.of_type(*FINAL)}
-    for task_id, status in evidence.told:
+def _check_reports(evidence: Evidence) -> Iterator[str]:
+    recorded = {event.task_id: parse_outcome(event).status for event in evidence.select_events(*FINAL)}
+    for task_id, status in evidence.reported:
         if recorded.get(task_id) != status:
-            yield f"a client was told that {task_id} {status}, recorded is {recorded.get(task_id)}"
+            yield f"a client was told that {task_id} {status}, the log has {recorded.get(task_id)}"
 
 
-def outboxes(evidence: Evidence) -> Iterator[str]:
+def _check_outboxes(evidence: Evidence) -> Iterator[str]:
     """Each actor's numbers run 1..n, each once, and its head knows how many there are."""
     numbered: defaultdict[str, dict[int, Event]] = defaultdict(dict)
     for event in evidence.events:
-        number = number_of(event)
+        number = event_number(event)
         if number is not None:
             if number in numbered[event.aggregate_id]:
                 yield f"{event.id} was published twice"
@@ -117,20 +138,20 @@ def outboxes(evidence: Evidence) -> Iterator[str]:
         if max(events, default=0) > head.sent:
             yield f"{ref} published number {max(events)}, its head knows of {head.sent}"
         for number in range(1, head.sent + 1):
-            if number not in events and not is_message(ref, number, events, evidence.taken):
+            if number not in events and not _is_message(ref, number, events, evidence.processed_ids):
                 yield f"{ref} has a gap in its outbox at {number}"
     for aggregate_id in numbered:
         yield f"{aggregate_id} has published events, and no head"
 
 
-def is_message(
+def _is_message(
     ref: ActorRef, number: int, events: Mapping[int, Event], taken: Collection[str] | None
 ) -> bool:
     """Whether a number without an event went to a message, which its receiver has taken."""
-    return was_a_message(number, events) if taken is None else f"{ref}/{number}" in taken
+    return _was_message(number, events) if taken is None else f"{ref}/{number}" in taken
 
 
-def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
+def _was_message(number: int, events: Mapping[int, Event]) -> bool:
     """Whether a number without an event went to a message to another actor: the events beside it say so.
 
     A thread sends a delegated task before it says that it waits, and takes it back before it ends as
@@ -150,40 +171,40 @@ def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
         return True
     last = max((earlier for earlier in events if earlier < number), default=None)
     if last is not None and events[last].event_type in FINAL:
-        return is_delegated(events.values())
+        return _is_delegated(events.values())
     return before is not None and before.event_type == "task.cancelling"
 
 
-def is_delegated(events: Iterable[Event]) -> bool:
+def _is_delegated(events: Iterable[Event]) -> bool:
     """Whether these are the events of a task with a parent. One that is refused was never accepted."""
     accepted = [event for event in events if event.event_type == "task.accepted"]
     return not accepted or accepted[0].payload["parent_task_id"] is not None
 
 
-def fences(evidence: Evidence) -> Iterator[str]:
+def _check_fences(evidence: Evidence) -> Iterator[str]:
     """Only fenced commits: fences rise one by one, who holds the last may commit, an attempt ends once."""
     last = Counter[str]()
-    for event in evidence.of_type(*CLAIMS):
+    for event in evidence.select_events(*CLAIMS):
         fence = event.payload["fence"]
         if fence != last[event.aggregate_id] + 1:
             yield f"{event.id} claims fence {fence} after {last[event.aggregate_id]}"
         last[event.aggregate_id] = fence
-    ends = [outcome_of(event) for event in evidence.of_type("attempt.ended")]
+    ends = [parse_outcome(event) for event in evidence.select_events("attempt.ended")]
     cancelled = {end.task_id for end in ends if end.status == "cancelled"}  # whoever may claim it ends that
-    for event in evidence.of_type("work.discarded"):
+    for event in evidence.select_events("work.discarded"):
         if event.payload["fence"] == event.payload["current"] and event.task_id not in cancelled:
             yield f"{event.id} discards a commit of the worker that held the fence"
-    ended = Counter(map(attempt_of, ends))
+    ended = Counter(map(_attempt_key, ends))
     for (task_id, generation, attempt), count in ended.items():
         if count > 1:
             yield f"attempt {attempt} at task {task_id} (generation {generation}) ended {count} times"
 
 
-def threads(evidence: Evidence) -> Iterator[str]:
+def _check_threads(evidence: Evidence) -> Iterator[str]:
     """Tasks of one thread run one at a time, in the order in which they were dispatched."""
     under_way: dict[str, str | None] = {}
     begun: defaultdict[str, list[tuple[str | None, int]]] = defaultdict(list)
-    for event in evidence.of_type(*CLAIMS, "task.waiting", "attempt.ended"):
+    for event in evidence.select_events(*CLAIMS, "task.waiting", "attempt.ended"):
         thread = event.aggregate_id
         if event.event_type in CLAIMS and under_way.get(thread) not in (None, event.task_id):
             yield f"{event.id} began while task {under_way[thread]} of the same thread ran"
@@ -192,24 +213,24 @@ def threads(evidence: Evidence) -> Iterator[str]:
             begun[thread].append((event.task_id, event.payload["attempt"]))
     places = {
         (event.task_id, event.payload["attempt"]): place
-        for place, event in enumerate(evidence.of_type("task.dispatched"))
+        for place, event in enumerate(evidence.select_events("task.dispatched"))
     }
     for thread, attempts in begun.items() if evidence.in_order else ():
         if attempts != sorted(attempts, key=lambda attempt: places.get(attempt, -1)):
             yield f"tasks of {thread} did not begin in the order of their arrival"
 
 
-def calls(evidence: Evidence) -> Iterator[str]:
+def _check_calls(evidence: Evidence) -> Iterator[str]:
     """Model calls <= steps + calls cut short + kills x runs in flight, and no step journaled twice."""
     steps = Counter(
         (event.aggregate_id, event.task_id, event.payload["attempt"], event.payload["step"])
-        for event in evidence.of_type("model.called")
+        for event in evidence.select_events("model.called")
         if event.payload["outcome"] == "ok"
     )
     for step, count in steps.items():
-        if count > 1 + evidence.slept:
+        if count > 1 + evidence.frozen_workers:
             yield f"step {step} was journaled {count} times"
-    ends = map(outcome_of, evidence.of_type("attempt.ended"))
+    ends = map(parse_outcome, evidence.select_events("attempt.ended"))
     cut_short = sum(end.status in ("cancelled", "timed_out") for end in ends)
     if evidence.model_calls > len(steps) + cut_short + evidence.kills * evidence.max_in_flight:
         yield (
@@ -220,10 +241,12 @@ def calls(evidence: Evidence) -> Iterator[str]:
         yield f"{len(steps)} steps of {evidence.model_calls} model calls: some were made up"
 
 
-def repeats(evidence: Evidence) -> Iterator[str]:
+def _check_repeats(evidence: Evidence) -> Iterator[str]:
     """Each claim calls the model of a step once at most, and what must not be repeated was not."""
-    claims = Counter((event.task_id, event.payload["attempt"]) for event in evidence.of_type(*CLAIMS))
-    for (task_id, attempt, step), count in Counter(map(tuple, evidence.called)).items():
+    claims = Counter[tuple[Any, ...]](
+        (event.task_id, event.payload["attempt"]) for event in evidence.select_events(*CLAIMS)
+    )
+    for (task_id, attempt, step), count in Counter[tuple[Any, ...]](map(tuple, evidence.called)).items():
         if count > claims[task_id, attempt]:
             claimed = claims[task_id, attempt]
             yield f"step {step} of task {task_id} was called {count} times in {claimed} claims"
@@ -232,7 +255,7 @@ def repeats(evidence: Evidence) -> Iterator[str]:
             yield f"{tool} of {key!r} had its effect {count} times"
 
 
-def costs(evidence: Evidence) -> Iterator[str]:
+def _check_costs(evidence: Evidence) -> Iterator[str]:
     """Ledger and budget agree, and have what the provider counted: all of it, each call once."""
     if (money := evidence.money) is None:
         return
@@ -243,16 +266,16 @@ def costs(evidence: Evidence) -> Iterator[str]:
         yield f"a call was counted twice: the ledger has {counted}, the provider ${money.provider}"
     if money.ledger < money.provider:
         yield f"a call was not counted: the ledger has ${money.ledger}, the provider ${money.provider}"
-    recorded = Counter(
+    recorded = Counter[tuple[Any, ...]](
         (event.task_id, event.payload["attempt"], event.payload["step"])
-        for event in evidence.of_type("model.called")
+        for event in evidence.select_events("model.called")
     )
-    for step, count in Counter(map(tuple, evidence.called)).items():
+    for step, count in Counter[tuple[Any, ...]](map(tuple, evidence.called)).items():
         if count > recorded[step]:
             yield f"{count} calls of (task, attempt, step) {step} were made, and {recorded[step]} recorded"
 
 
-def rest(evidence: Evidence) -> Iterator[str]:
+def _check_rest(evidence: Evidence) -> Iterator[str]:
     """Nothing is left open: no obligation, no alarm, no message."""
     for ref, head in evidence.heads.items():
         if head.has_pending_work:
@@ -263,14 +286,14 @@ def rest(evidence: Evidence) -> Iterator[str]:
         yield f"{evidence.undelivered} messages were sent and never taken"
 
 
-def lists(evidence: Evidence) -> Iterator[str]:
+def _check_lists(evidence: Evidence) -> Iterator[str]:
     """The list of tasks says what their heads say."""
     records = {
-        TaskKey.from_ref(ref).task_id: record_of(head)
+        TaskKey.from_ref(ref).task_id: _task_record(head)
         for ref, head in evidence.heads.items()
         if ref.type == ORCHESTRATOR
     }
-    listed = {summary.task_id: summary for summary in evidence.listed}
+    listed = {summary.task_id: summary for summary in evidence.summaries}
     for task_id in sorted(records.keys() ^ listed.keys()):
         yield f"task {task_id} is {'not listed' if task_id in records else 'listed, and has no head'}"
     for task_id in records.keys() & listed.keys():
@@ -283,22 +306,20 @@ def lists(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def number_of(event: Event) -> int | None:
-    """The number that an event has in its actor's outbox; none for a step's, or one from outside."""
+def event_number(event: Event) -> int | None:
+    """Return the number of an event in its actor's outbox; None for a step's, or one from outside."""
     own = event.id.removeprefix(f"{event.aggregate_id}/")
     return int(own) if own != event.id and own.isdecimal() else None
 
 
-def outcome_of(event: Event) -> Outcome:
-    """The outcome that an event carries."""
+def parse_outcome(event: Event) -> Outcome:
+    """Return the outcome in an event."""
     return event.payload if isinstance(event.payload, Outcome) else Outcome.model_validate(event.payload)
 
 
-def attempt_of(outcome: Outcome) -> tuple[str, int, int]:
-    """Which attempt it is the end of."""
+def _attempt_key(outcome: Outcome) -> tuple[str, int, int]:
     return outcome.task_id, outcome.generation, outcome.attempt
 
 
-def record_of(head: ActorRecord) -> TaskRecord:
-    """The state of a task's own actor."""
+def _task_record(head: ActorRecord) -> TaskRecord:
     return TaskRecord.model_validate_json(head.state)

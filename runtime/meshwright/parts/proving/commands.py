@@ -1,0 +1,153 @@
+"""The command `mesh prove`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwright.console.options import Number, data_option
+from meshwright.kit import WholeNumber, echo_json, json_option, say
+
+if TYPE_CHECKING:
+    from meshwright.parts.proving.trial import Findings, TrialOptions
+
+_KILLS_PER_MINUTE = 6
+_CANNOT_PROVE = 2
+_INTERRUPTED = 130
+_WORKERS = 3
+
+
+@click.command()
+@click.option(
+    "--database",
+    metavar="URL",
+    help="PostgreSQL to prove: postgresql://user@host/name. Default: that of the settings, else SQLite.",
+)
+@click.option(
+    "--minutes",
+    type=Number(min=0, min_open=True, max=1440),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Minutes in which tasks are submitted.",
+)
+@click.option(
+    "--kills",
+    type=WholeNumber(0, 10_000),
+    metavar="N",
+    help="Kills of worker processes. Default: 6 each minute.",
+)
+@click.option(
+    "--workers", type=WholeNumber(1, 64), metavar="N", help="Worker processes. Default: 3, on SQLite 1."
+)
+@click.option(
+    "--rate",
+    type=Number(min=0, min_open=True, max=1000),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Tasks each second, at most.",
+)
+@click.option(
+    "--seed",
+    type=WholeNumber(0, 2**31 - 1),
+    metavar="N",
+    help="The seed of tasks and faults. Default: by chance.",
+)
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Run the seeds and settings of a prove-DATE.json again.",
+)
+@click.option(
+    "--beside", is_flag=True, help="Run although the schema of the address holds the tasks of a mesh."
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    metavar="DIR",
+    help="Folder of the report (default: this one).",
+)
+@json_option
+@data_option
+def prove(
+    database: str | None,
+    data: Path | None,
+    folder: Path,
+    as_json: bool,
+    beside: bool,
+    replay: Path | None,
+    **numbers: Any,
+) -> int:
+    """Prove the promises on a store: tasks run on it, and processes are killed.
+
+    Starts workers of its own, in a schema of its own on PostgreSQL or a folder of its own on SQLite, with a
+    simulated model that costs nothing. Kills and freezes them and cuts their connections, then judges: each
+    accepted task ended once, no step was repeated, no cent is off. Writes prove-DATE.json and removes all
+    else. Exit status 0 if all held, 1 if a promise broke, 2 if nothing could be proved.
+    """
+    from meshwright.component import load_settings
+    from meshwright.core.errors import MeshError, in_one_line
+    from meshwright.parts.proving.report import make_report, read_options, report_lines, write_report
+
+    try:
+        settings = load_settings(Path(), data_dir=data)
+        if database is None and settings.database is not None:
+            database = settings.database.get_secret_value()
+        options = read_options(replay) if replay else _options(is_shared=database is not None, **numbers)
+        say(
+            f"{options.tasks:,} tasks in {options.minutes:g} min, {options.kills} kills, "
+            f"seed {options.seed}; Ctrl-C ends it and leaves nothing",
+            err=True,
+        )
+        findings = asyncio.run(
+            _run(options, Path.cwd() / settings.data_dir / "prove", database, beside=beside)
+        )
+        report = make_report(findings, options)
+        path = write_report(report, folder, settings.data_dir)
+    except MeshError as error:
+        say(f"mesh: cannot prove: {in_one_line(error.message, error.remedy)}", err=True)
+        return _CANNOT_PROVE
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("mesh: interrupted; nothing was judged, nothing is left", err=True)
+        return _INTERRUPTED
+    if as_json:
+        echo_json(report)
+    else:
+        for line in report_lines(report):
+            say(line)
+    say(f"written    {path}", err=as_json)
+    return 0 if report["held"] else 1
+
+
+def _options(
+    *, is_shared: bool, minutes: float, kills: int | None, workers: int | None, rate: float, seed: int | None
+) -> TrialOptions:
+    from meshwright.parts.proving.trial import TrialOptions
+
+    return TrialOptions(
+        minutes=minutes,
+        kills=max(1, round(minutes * _KILLS_PER_MINUTE)) if kills is None else kills,
+        workers=workers or (_WORKERS if is_shared else 1),
+        rate=rate,
+        seed=secrets.randbits(31) if seed is None else seed,
+    )
+
+
+async def _run(options: TrialOptions, folder: Path, database: str | None, *, beside: bool) -> Findings:
+    from meshwright.parts.proving.trial import run_trial
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run_trial(
+        options, folder, database=database, beside=beside, report=lambda line: say(line, err=True)
+    )

@@ -1,0 +1,126 @@
+"""The worker program: a whole mesh on the store of a run, with a client for its share of the plan.
+
+Its last argument is the file of its job, as JSON. It prints "ready" once the mesh has started, and ends on
+SIGTERM. It dies with the process that started it, whose end closes its stdin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from meshwright.component import Mesh, Settings, build_mesh
+from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.sql.writer import ApartDatabase
+from meshwright.parts.proving.client import PatientTasks, Person, PlanClient
+from meshwright.parts.proving.records import Records
+from meshwright.parts.proving.workload import CountingModel, make_agents, make_plan
+
+_MAX_MODEL_SECONDS = 0.1
+COST_USD = Decimal("0.001")
+"""The price of each call of the simulated model."""
+_SETTINGS: dict[str, Any] = {
+    "ledger": {
+        "budgets": [{"name": "all", "limit_usd": "1000000"}],
+        "default_price": {"input": "0", "output": "1000"},
+    },
+    "agents": {"timeout_seconds": 20},
+    "writer": "process",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of one worker."""
+
+    folder: str
+    """The folder of the run, with the records of all workers."""
+    data: str
+    """The data folder of the worker."""
+    database: str
+    """The address of the database; "" for SQLite in the data folder."""
+    seed: int
+    """The seed of the plan."""
+    tasks: int
+    """The number of tasks of the whole plan."""
+    index: int
+    """The place of the worker among all."""
+    workers: int
+    """The number of workers: each submits its share of the plan."""
+
+    def encode(self) -> str:
+        """Return the job as JSON."""
+        return TypeAdapter(Job).dump_json(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Job:
+        """Read a job."""
+        return TypeAdapter(Job).validate_json(text)
+
+
+def build_worker(job: Job) -> Mesh:
+    """Build the mesh of a worker."""
+    records = Records(Path(job.folder))
+    return build_mesh(
+        Settings.model_validate({"data_dir": job.data, "database": job.database or None, **_SETTINGS}),
+        project=Path(job.folder),
+        agents=make_agents(records),
+        model=CountingModel(records, max_seconds=_MAX_MODEL_SECONDS, cost_usd=COST_USD),
+    )
+
+
+async def work(job: Job) -> None:
+    """Work until SIGTERM."""
+    end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
+    mesh = build_worker(job)
+    async with mesh:
+        if isinstance(mesh.database, ApartDatabase):
+            await mesh.database.write_apart()
+        os.write(1, b"ready\n")
+        async with asyncio.TaskGroup() as group:
+            under_way = [group.create_task(_be_client(mesh, job)), group.create_task(_be_person(mesh))]
+            await end.wait()
+            for task in under_way:
+                task.cancel()
+
+
+async def _be_client(mesh: Mesh, job: Job) -> None:
+    plan = make_plan(job.tasks, random.Random(job.seed))[job.index :: job.workers]
+    await PlanClient(PatientTasks(mesh), plan, Records(Path(job.folder)), is_paced=True).run()
+
+
+async def _be_person(mesh: Mesh) -> None:
+    await Person(PatientTasks(mesh), mesh.get(Inbox)).run()
+
+
+def _end_with_parent() -> None:
+    """Kill this process and what it started once stdin is closed: the parent has ended."""
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
+    """Do the job of the last argument."""
+    job = Job.decode(Path(sys.argv[-1]).read_text())
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    faulthandler.enable()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    asyncio.run(work(job))
+
+
+if __name__ == "__main__":
+    main()
