@@ -70,6 +70,23 @@ class Caution(str):
     __slots__ = ()
 
 
+class ProbeResult(NamedTuple):
+    """The findings of a probe: a short look at a system that the mesh relies on, without effects on it."""
+
+    system: str
+    """The system, by version and address as far as they are known."""
+    seen: Mapping[str, str]
+    """The properties that the probe saw, by name."""
+    limits: Sequence[str]
+    """A sentence on each promise of the mesh that does not hold there, with its remedy."""
+
+    @property
+    def sentence(self) -> str:
+        """The line of `mesh doctor`: a Caution where a promise does not hold."""
+        sentence = f"{self.system} accepts the mesh"
+        return Caution(f"{sentence}. {'. '.join(self.limits)}") if self.limits else sentence
+
+
 class Check(NamedTuple):
     """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError.
 

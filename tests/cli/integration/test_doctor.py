@@ -10,12 +10,13 @@ import pytest
 from meshwright import Agent, Capability
 from meshwright.cli import checks as cli_checks
 from meshwright.component import Check, Component
+from meshwright.core.errors import StoreFailed
 from meshwright.mesh.app import build_mesh
 from tests.core.integration.test_otlp import Collector, collector
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import Mosquitto, payloads_of
-from tests.support.postgres import Address
+from tests.support.postgres import Address, Cluster
 from tests.support.running_mesh import run
 from tests.support.services import Services
 from tests.support.settings import load_settings
@@ -100,8 +101,19 @@ async def test_the_issuer_and_the_collector_are_reached(tmp_path: Path, collecto
         assert "has 1 usable key" in await answer(tmp_path, "oidc", oidc=known)
 
 
-async def test_the_database_is_reached(tmp_path: Path, postgres_url: Address) -> None:
-    assert "accepts the mesh" in await answer(tmp_path, "database", database=str(postgres_url))
+async def test_the_database_is_reached_and_named_with_what_it_lacks(
+    tmp_path: Path, postgres_url: Address
+) -> None:
+    sentence = await answer(tmp_path, "database", database=str(postgres_url))
+    assert "(PostgreSQL 1" in sentence and "accepts the mesh" in sentence
+    assert "fsync and full_page_writes off: a crash of its machine may lose" in sentence
+
+
+async def test_a_database_that_a_start_would_refuse_is_refused(tmp_path: Path, postgres: Cluster) -> None:
+    postgres.query("CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
+    url = postgres.url("ascii")
+    with pytest.raises(StoreFailed, match="encoding SQL_ASCII"):
+        await answer(tmp_path, "database", database=url)
 
 
 @pytest.mark.needs("redis-server")

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
-import threading
 from contextlib import suppress
 from typing import NoReturn
-from urllib.parse import urlsplit
-
-from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from meshwright.core.clock import Backoff
 from meshwright.core.events import Event
-from meshwright.core.ids import new_id
-from meshwright.core.part import Caution
 from meshwright.edges.event_types import BrokerSessionLost, EdgeConnected, EdgeDisconnected, EdgeLimited
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (
@@ -26,10 +17,8 @@ from meshwright.edges.mqtt.connection import (
     BrokerConnection,
     BrokerOverrun,
     BrokerRefuses,
-    LenientClient,
-    MqttMessage,
-    Take,
 )
+from meshwright.edges.mqtt.dialer import BrokerDialer
 from meshwright.edges.mqtt.limits import broker_limits
 from meshwright.edges.mqtt.outgoing import (
     Notices,
@@ -40,9 +29,10 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
+from meshwright.edges.mqtt.probe import SESSION_SECONDS, make_trial, probe_broker
 from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.mqtt.settings import MqttSettings
-from meshwright.edges.mqtt.trial import Trial, TrialFailed
+from meshwright.edges.mqtt.trial import TrialFailed
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.mesh.mesh import Mesh
@@ -57,25 +47,7 @@ _STEADY_SECONDS = 5.0  # that a connection has to stand to count as a success
 
 _LEAVE_SECONDS = 2.0  # that each step of a stop may take
 
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
-
-_KEEPALIVE_SECONDS = 30
-
-_DIAL_SECONDS = 5.0  # for TCP and TLS
-
-_SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is sent to it, while we are away
-
 _TRY_AGAIN_SECONDS = 15.0  # after a trial of the broker that failed, at first
-
-_TRIAL_SECONDS = 60  # that it keeps the session of a trial
-
-_WILL_SECONDS = 1  # Artemis sends a will without a delay no sooner than the session expires, a day later
-
-# That the broker is asked to send at a time; some send more. This is mochi's largest window: behind a full
-# one it delivers out of order, and stops for good once it has sent as many again.
-_MAX_UNACKNOWLEDGED = 1024
-
-_HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
 
 
 class _CertificatesChanged(BrokerAway):
@@ -89,10 +61,10 @@ class MqttEdge:
         settings, config = mesh.settings, mesh.settings[MqttSettings]
         assert config.url is not None
         topics = self._topics = Topics(config.prefix, config.reply_prefix)
-        self._settings = settings
         self._url = config.url
         is_tls = self._url.startswith("mqtts:")
         self._tls = BrokerTls(settings, mesh.project, mesh.tell) if is_tls else None
+        self._dialer = BrokerDialer(config, self._tls, settings.max_payload_bytes)
         self._client_id = f"{config.prefix}-edge"  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
@@ -140,21 +112,7 @@ class MqttEdge:
 
     async def check(self) -> str:
         """Log in beside a mesh that may run, try the broker, and leave. Raises BrokerAway or TrialFailed."""
-        client_id = f"{self._client_id}-check"
-        try:
-            connection = await self._open(client_id, _left_alone, session_seconds=_SESSION_SECONDS)
-            connection.receive()
-            granted_qos = await connection.subscribe(self._topics.commands)
-            await connection.close(ends_session=True)
-            traits = await self._trial().run()
-        except BrokerAway as error:
-            remedy = error.remedy or "Start the broker, or correct mqtt.url (MESH_MQTT__URL)"
-            raise BrokerAway(f"{self._url}: {error.message}", remedy=remedy) from error
-        except TrialFailed as error:
-            raise TrialFailed(f"{self._url}: {error.message}", remedy=error.remedy) from error
-        limits = broker_limits(connection, granted_qos, traits, _SESSION_SECONDS, self._topics.prefix)
-        sentence = f"{self._url} accepts the mesh"
-        return Caution(f"{sentence}. {'. '.join(limits)}") if limits else sentence
+        return (await probe_broker(self._dialer, self._client_id, self._topics)).sentence
 
     def _note(self, event: Event) -> None:
         self._views.add(event)
@@ -199,8 +157,12 @@ class MqttEdge:
         is_new = self._unresumed >= _CUT_OFF_TIMES
         began = asyncio.get_running_loop().time()
         try:
-            connection = await self._open(
-                self._client_id, self._commands.take, _SESSION_SECONDS, clean_start=is_new, has_will=True
+            connection = await self._dialer.open(
+                self._client_id,
+                self._commands.take,
+                SESSION_SECONDS,
+                clean_start=is_new,
+                will=will(self._topics),
             )
         except BrokerAway:
             self._was_away = True
@@ -286,10 +248,10 @@ class MqttEdge:
     async def _try_broker(self, connection: BrokerConnection) -> None:
         """Find out how the broker delivers again, once in a process. Raises BrokerAway at the end."""
         self._report_limits(connection)
-        backoff = Backoff(_TRY_AGAIN_SECONDS, _SESSION_SECONDS)
+        backoff = Backoff(_TRY_AGAIN_SECONDS, SESSION_SECONDS)
         while not self._is_tried:
             try:
-                traits = await self._trial().run()
+                traits = await make_trial(self._dialer, self._client_id, self._topics).run()
             except (BrokerAway, TrialFailed) as error:
                 if backoff.failures:  # the first may be an accident
                     self._report_limits(connection, error.message)
@@ -302,7 +264,7 @@ class MqttEdge:
     def _report_limits(self, connection: BrokerConnection, problem: str = "") -> None:
         """Report what the broker lacks, where that has changed."""
         traits, prefix = self._redeliveries.traits, self._topics.prefix
-        limits = broker_limits(connection, self._granted_qos, traits, _SESSION_SECONDS, prefix, problem)
+        limits = broker_limits(connection, self._granted_qos, traits, SESSION_SECONDS, prefix, problem)
         if limits != self._limits:
             for limit in limits:
                 _logger.warning("%s: %s", self._url, limit)
@@ -334,104 +296,3 @@ class MqttEdge:
             _logger.warning("%s: %s; trying on", self._url, error)
             self._tell(EdgeDisconnected(broker=self._url, reason=str(error)))
             self._reported = str(error)
-
-    # Connections
-
-    def _trial(self) -> Trial:
-        # Mochi mixes up sessions of one id; rumqttd keeps none that began with a clean start.
-        client_id = f"{self._client_id}-trial-{new_id()[-8:].lower()}"
-        return Trial(lambda take: self._open(client_id, take, _TRIAL_SECONDS), self._topics.trial)
-
-    async def _open(
-        self,
-        client_id: str,
-        take: Take,
-        session_seconds: int,
-        *,
-        clean_start: bool = False,
-        has_will: bool = False,
-    ) -> BrokerConnection:
-        """Connect; the session of the last time goes on unless it is a `clean_start`.
-
-        Raises BrokerAway, or BrokerRefuses. A check has a session of its own and announces nothing: a mesh
-        that runs keeps its connection.
-        """
-        client = self._client(client_id)
-        if has_will:
-            last, properties = will(self._topics), Properties(PacketTypes.WILLMESSAGE)
-            properties.WillDelayInterval = _WILL_SECONDS
-            client.will_set(last.topic, last.payload, last.qos, last.retain, properties)
-        try:
-            await self._dial(client, session_seconds, clean_start=clean_start)
-            connection = BrokerConnection(client, take, session_seconds)
-            await connection.start()
-        except ssl.SSLCertVerificationError as error:
-            remedy = "Set mqtt.ca_file to the authority that signed it, and name the broker as it does"
-            raise BrokerRefuses(
-                f"its certificate is not trusted: {error.verify_message}", remedy=remedy
-            ) from error
-        except (OSError, ValueError) as error:  # paho makes a ValueError of some broken answers
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise BrokerAway(f"cannot be reached: {reason}") from error
-        return connection
-
-    def _client(self, client_id: str) -> LenientClient:
-        client = LenientClient(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            protocol=MQTTv5,
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = _DIAL_SECONDS
-        client.max_inflight_messages = 0  # no limit of paho's: the connection has its own
-        password = self._settings[MqttSettings].password
-        client.username_pw_set(
-            self._settings[MqttSettings].username, password.get_secret_value() if password else None
-        )
-        if self._tls is not None:
-            self._tls.reload()
-            client.tls_set_context(self._tls.context)
-        return client
-
-    async def _dial(self, client: Client, session_seconds: int, *, clean_start: bool) -> None:
-        """Connect in a thread of its own, so that a stop does not wait for a name that is not found."""
-        address = urlsplit(self._url)
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = session_seconds
-        properties.ReceiveMaximum = _MAX_UNACKNOWLEDGED
-        properties.MaximumPacketSize = _HEADROOM * self._settings.max_payload_bytes
-        loop = asyncio.get_running_loop()
-        dialled: asyncio.Future[None] = loop.create_future()
-
-        def settle(error: Exception | None) -> None:
-            if dialled.done():  # the caller has left: the broker sends our will
-                if sock := client.socket():
-                    sock.close()
-            elif error is not None:
-                dialled.set_exception(error)
-            else:
-                dialled.set_result(None)
-
-        def dial() -> None:
-            failure: Exception | None = None
-            try:
-                client.connect(
-                    address.hostname or "",
-                    address.port or _PORTS[address.scheme],
-                    _KEEPALIVE_SECONDS,
-                    clean_start=clean_start,
-                    properties=properties,
-                )
-            except Exception as error:  # noqa: BLE001 whatever it was, it is raised where it is waited for
-                failure = error
-            with suppress(RuntimeError):  # the loop is closed: no caller is left
-                loop.call_soon_threadsafe(settle, failure)
-
-        threading.Thread(target=dial, name="mqtt-dial", daemon=True).start()
-        await dialled
-
-
-def _left_alone(connection: BrokerConnection, message: MqttMessage) -> None:
-    """A check takes no message."""
-    connection.release()

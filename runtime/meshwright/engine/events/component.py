@@ -80,7 +80,7 @@ class AuditComponent(Component):
         from meshwright.engine.sql.postgres import PostgresDatabase
 
         assert isinstance(self.mesh.database, PostgresDatabase)
-        return await self.mesh.database.check()
+        return (await self.mesh.database.probe()).sentence
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""

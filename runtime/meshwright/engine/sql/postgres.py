@@ -14,13 +14,16 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.core.patience import RETRY_SECONDS, is_patient
 from meshwright.core.plugins import install_command
 from meshwright.engine.sql.database import Calls, Cursor, Row, Session, Values, WriteJob, is_by_one_call
 from meshwright.engine.sql.writer import ApartDatabase, WriterProcess
+
+if TYPE_CHECKING:
+    from meshwright.core.part import ProbeResult
 
 try:
     import psycopg
@@ -344,14 +347,14 @@ class PostgresDatabase(ApartDatabase):
             self._accept_loss = False
         await asyncio.to_thread(self._timelines.learn, single_servers(self._settings()))
 
-    async def check(self) -> str:
-        """Log in, and leave. Returns a sentence. Raises StoreFailed."""
+    async def probe(self) -> ProbeResult:
+        """Log in, try what a start relies on, write nothing, and leave. Raises StoreFailed."""
+        from meshwright.engine.sql.probe import probe_server
+
         try:
-            connection = await self.connect_async()
+            return await asyncio.to_thread(probe_server, self.connect, self.location)
         except psycopg.Error as error:
             raise self._translated(error) from error
-        await connection.close()
-        return f"{self.location} accepts the mesh"
 
     async def open(self) -> None:
         """The same; a server that is not there yet, or starts, is waited for."""
@@ -385,7 +388,12 @@ class PostgresDatabase(ApartDatabase):
         return {**parameters, **_SILENT_SERVER, **self._parameters, "client_encoding": _ENCODING}
 
     def _connect_writer(self) -> PostgresSession:
-        check_server(self.connect, self.location)
+        if settings := check_server(self.connect, self.location):
+            logger.warning(
+                "%s has %s off: a crash of its machine may lose what the mesh has accepted. Switch it on",
+                self.location,
+                " and ".join(settings),
+            )
         return self._writer()()
 
     def _writer(self) -> Callable[[], PostgresSession]:
@@ -519,11 +527,12 @@ _SELECT_PID = "SELECT pg_backend_pid()"
 _USE_SERVER = "Use a PostgreSQL server, or leave out --database: SQLite needs none"
 
 
-def check_server(connect: Callable[[], Any], location: str) -> None:
+def check_server(connect: Callable[[], Any], location: str) -> list[str]:
     """Refuse a server that is too old, a database that has not UTF-8, and a pooler that changes the session
     between transactions or gives one session to several connections.
 
-    `connect` makes a connection of the driver in autocommit. Raises StoreFailed, and the driver's errors.
+    `connect` makes a connection of the driver in autocommit. Returns the settings that are off though a crash
+    of the machine then loses commits. Raises StoreFailed, and the driver's errors.
     """
     with connect() as connection:
         version = connection.info.server_version // 10_000
@@ -538,12 +547,7 @@ def check_server(connect: Callable[[], Any], location: str) -> None:
                 remedy="Make one that has UTF-8: CREATE DATABASE mesh ENCODING 'UTF8' TEMPLATE template0",
             )
         _check_sessions(connect, connection, location)
-        if settings := [name for (name,) in connection.execute(_UNSAFE).fetchall()]:
-            logger.warning(
-                "%s has %s off: a crash of its machine may lose what the mesh has accepted. Switch it on",
-                location,
-                " and ".join(settings),
-            )
+        return [name for (name,) in connection.execute(_UNSAFE).fetchall()]
 
 
 def _check_sessions(connect: Callable[[], Any], connection: Any, location: str) -> None:
