@@ -56,7 +56,7 @@ def doctor(data: Path | None) -> int:
 async def _run_checks(settings: Settings) -> int:
     """Show what each check finds; returns how many failed."""
     from meshwright.mesh.app import RUNTIMES, build_mesh
-    from meshwright.mesh.components import Component
+    from meshwright.mesh.components import Check, Component
 
     verdict, sentence, of_running, is_on_dapr = await _ask_running(settings)
     if is_on_dapr:  # as an option of mesh up has said
@@ -77,6 +77,8 @@ async def _run_checks(settings: Settings) -> int:
     components = [component for component in mesh.components if isinstance(component, Component)]
     checks = [check for component in components for check in component.checks()]
     checks = [check for check in checks if check.name not in left_out]
+    if settings.store not in ("dapr", "memory"):
+        checks.append(Check("proved", partial(_describe_proof, settings)))
     names = {check.name for check in of_running}
     # A running mesh may have been started with other settings than this shell has.
     checks = [*of_running, *(check for check in checks if check.name not in names)]
@@ -123,6 +125,14 @@ async def _ask_running(settings: Settings) -> tuple[str, str, list[Check], bool]
     checks = [] if status.model is None else [Check("models", ask_models)]
     checks += [Check("broker", partial(_ask_broker, broker)) for broker in status.brokers]
     return "ok", sentence, checks, is_on_dapr
+
+
+async def _describe_proof(settings: Settings) -> str:
+    """When `mesh prove` last ran on the store of the settings, and whether all held."""
+    from meshwright.parts.proving.history import describe_last_run, store_name
+
+    database = settings.database.get_secret_value() if settings.database is not None else None
+    return describe_last_run(settings.data_dir, store_name(database))
 
 
 async def _ask_broker(broker: BrokerStatus) -> str:

@@ -48,7 +48,9 @@ def test_a_run_on_sqlite_holds_and_its_file_repeats_it(tmp_path: Path) -> None:
     for figures in (report["figures"], repeated["figures"]):
         assert figures["tasks_accepted"] == figures["tasks_ended_once"] > 0
     assert "0 steps repeated, $0.000000 off" in first.stdout
-    assert not (tmp_path / ".mesh" / "prove").exists()
+    assert [path.name for path in (tmp_path / ".mesh").iterdir()] == ["proved.json"]
+    assert "this store was proved here" in run("doctor", cwd=tmp_path).stdout
+    assert "this store is not proved here: mesh prove" in run("doctor", cwd=again).stdout
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +92,13 @@ def prove(
 
     Starts workers of its own, in a schema of its own on PostgreSQL or a folder of its own on SQLite, with a
     simulated model that costs nothing. Kills and freezes them and cuts their connections, then judges: each
-    accepted task ended once, no step was repeated, no cent is off. Writes prove-DATE.json and removes all
-    else. Exit status 0 if all held, 1 if a promise broke, 2 if nothing could be proved.
+    accepted task ended once, no step was repeated, no cent is off. Writes prove-DATE.json, notes the result
+    for mesh doctor, and removes all else. Exit status 0 if all held, 1 if a promise broke, 2 if nothing
+    could be proved.
     """
     from meshwright.component import load_settings
     from meshwright.core.errors import MeshError, in_one_line
+    from meshwright.parts.proving.history import keep_result, store_name
     from meshwright.parts.proving.report import make_report, read_options, report_lines, write_report
 
     try:
@@ -113,6 +116,8 @@ def prove(
         )
         report = make_report(findings, options)
         path = write_report(report, folder, settings.data_dir)
+        with suppress(OSError):  # the report is written; doctor then says that the store is not proved
+            keep_result(settings.data_dir, store_name(database), report, path)
     except MeshError as error:
         say(f"mesh: cannot prove: {in_one_line(error.message, error.remedy)}", err=True)
         return _CANNOT_PROVE
