@@ -60,6 +60,11 @@ async def test_the_palette_goes_to_views_agents_and_tasks(tmp_path: Path, browse
         await page.keyboard.press("Escape")
         await page.keyboard.press("?")  # at once: the field of the palette may still have the focus
         await expect(dialog(page)).to_contain_text("approve what is shown")
+        await page.keyboard.press("Escape")
+        await page.goto(f"{api.url}/#/nowhere")
+        await expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+        await page.get_by_role("main").get_by_role("link", name="Inbox").click()
+        await expect(page.get_by_role("article", name="Release 1.4?")).to_be_visible()
 
 
 async def test_the_inbox_is_decided_by_keys_once_a_person_can_have_seen_it(

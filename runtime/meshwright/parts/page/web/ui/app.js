@@ -64,11 +64,11 @@ function Shell() {
   }, [named]);
   const views = viewsOf();
   const titled = views.filter(([, one]) => one.title);
-  const [name, view] = views.find(([key]) => key === route.value.view) ?? titled[0] ?? ["none", null];
+  const [name, view] = views.find(([key]) => key === route.value.view) ?? (isUnnamed() ? titled[0] : null) ?? ["none", null];
   useEffect(() => {
-    document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view?.title || "Task"} · Meshwright`;
+    document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view ? view.title || "Task" : "Not found"} · Meshwright`;
   }, [name, waiting.value]);
-  const shown = view ? html`<${Loaded} key=${`${name}/${route.value.id}`} ...${view} />` : html`<${NoRole} />`;
+  const shown = view ? html`<${Loaded} key=${`${name}/${route.value.id}`} ...${view} />` : titled.length ? html`<${NoView} views=${titled} />` : html`<${NoRole} />`;
   return html`<${Frame} views=${titled} current=${name === "task" ? "tasks" : name}>${isBegun || !isUnnamed() ? shown : null}<//><${Dialogs} />`;
 }
 
@@ -83,6 +83,9 @@ async function begin() {
   history.replaceState(null, "", to("try"));
   dispatchEvent(new HashChangeEvent("hashchange"));
 }
+
+/** What an address shows that names no view of the caller. @param {{views: [string, import("./views.js").View][]}} props */
+const NoView = ({ views: [[first, { title }]] }) => html`<h1>Not found</h1><p>This address names no view, or your roles do not open it.</p><p><a href=${to(first)}>${title}</a></p>`;
 
 const NoRole = () => html`<h1>No role</h1><p>These credentials have no role in this mesh. An administrator gives them one.</p>`;
 
