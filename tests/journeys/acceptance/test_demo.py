@@ -79,7 +79,7 @@ def shape(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()
 
 
-def test_the_picture_of_the_readme_shows_what_the_demo_prints(demo: tuple[Path, str]) -> None:
+async def test_the_picture_of_the_readme_shows_what_the_demo_prints(demo: tuple[Path, str]) -> None:
     printed = " ".join(map(shape, demo[1].splitlines()))
     command, *rows = drawn_rows()
     stages = {row.split()[0] for row in rows if row.startswith("  ")}
