@@ -11,7 +11,7 @@ import pytest
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
-from meshwright.edges.mqtt import connection, edge
+from meshwright.edges.mqtt import connection, dialer, edge
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
@@ -72,7 +72,7 @@ async def test_a_mesh_starts_without_its_broker_and_comes_to_it_later(
 def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The edge waits for ever for a broker's answers: what waits for one of them never ends."""
     monkeypatch.setattr(connection, "_ANSWER_SECONDS", 1e6)
-    monkeypatch.setattr(edge, "_DIAL_SECONDS", 1e6)
+    monkeypatch.setattr(dialer, "_DIAL_SECONDS", 1e6)
 
 
 @pytest.mark.usefixtures("endless_patience")

@@ -168,7 +168,7 @@ async def test_a_newcomer_has_an_agent_an_approval_and_a_repaired_failure_in_min
 async def makes_a_project(newcomer: Newcomer) -> None:
     """`mesh init`, the test that it made, and `mesh check`."""
     made = await newcomer.types("mesh init shop --agent shop-clerk", cwd=".")
-    assert (made.status, made.out.count("made shop/")) == (0, 7), made
+    assert (made.status, made.out.count("made shop/")) == (0, 9), made
     newcomer.notes("a project")
     tested = await newcomer.types("python -m pytest -q -p no:schemathesis")
     assert tested.status == 0 and "1 passed" in tested.out, tested

@@ -122,7 +122,7 @@ async def test_call_over_stdio_outlives_kill_9_and_is_one_task(tmp_path: Path) -
             return types.ElicitResult(action="accept", content={"size": "S"})
 
         async with Client(
-            stdio_client(parameters), elicitation_callback=answer, cache=None, mode=VERSION
+            stdio_client(parameters, errlog=sys.stderr), elicitation_callback=answer, cache=None, mode=VERSION
         ) as client:
             assert "orders" in {tool.name for tool in (await client.list_tools()).tools}
             calling = asyncio.create_task(client.call_tool("orders", {"text": "one"}))
@@ -153,14 +153,14 @@ async def test_command_serves_a_mesh_of_its_own(tmp_path: Path) -> None:
         return types.ElicitResult(action="accept", content={"size": "M"})
 
     async with Client(
-        stdio_client(parameters), elicitation_callback=answer, cache=None, mode=VERSION
+        stdio_client(parameters, errlog=sys.stderr), elicitation_callback=answer, cache=None, mode=VERSION
     ) as client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
         assert "orders" in tools and "mesh_get_task" in tools
         result = await client.call_tool("orders", {"text": "one"})
         assert isinstance(result, types.CallToolResult)
         assert result.content[0].model_dump()["text"] == "ordered M"
-    async with Client(stdio_client(parameters), cache=None, mode="legacy") as client:
+    async with Client(stdio_client(parameters, errlog=sys.stderr), cache=None, mode="legacy") as client:
         result = await client.call_tool("orders", {"text": "one"})
         assert isinstance(result, types.CallToolResult)
         task_id = result.content[0].model_dump()["text"].split()[1]

@@ -64,6 +64,7 @@ export       csaA    caA    csaA  caA
 file         csaA    caA    csaA  caA
 outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
+reply        saA     aA     saA   aA
 reveal       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
@@ -203,6 +204,7 @@ USES: dict[str, Callable[[AllOperations, Target], Any]] = {
     "file": lambda ops, task: ops.file(task.ended, 1),
     "outcome": lambda ops, task: ops.outcome(task.ended),
     "answer": lambda ops, task: ops.answer(task.waiting, task.question, "yes"),
+    "reply": lambda ops, task: ops.reply(task.waiting, "yes"),
     "reveal": lambda ops, task: ops.reveal(task.waiting, task.question),
     "cancel": lambda ops, task: ops.cancel(task.waiting),
     "retry": lambda ops, task: ops.retry(task.ended),

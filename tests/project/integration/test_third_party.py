@@ -290,6 +290,9 @@ def test_the_page_of_components_shows_lines_of_the_package() -> None:
 def test_doctor_asks_what_an_installed_component_depends_on(project: Project) -> None:
     well = project.mesh("doctor")
     assert well.status == 0 and "https://pager.acme.example answers" in well.out, well
+    assert "off, since mcp is not installed" in well.out, well
+    asked = project.mesh("doctor", MESH_MCP_SERVER__ENABLED="true")
+    assert asked.status == 1 and "takes the package mcp, which is not installed" in asked.out, asked
     away = project.mesh("doctor", MESH_PAGER__REACHABLE="false")
     assert away.status == 1 and "does not answer; set url in [pager] of mesh.toml" in away.out, away
 

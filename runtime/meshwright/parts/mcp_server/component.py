@@ -37,14 +37,16 @@ class McpServerComponent(Component):
         return self._endpoint.routers()
 
     def checks(self) -> Iterable[Check]:
-        """Whether the library is installed."""
+        """Whether the library is installed, which is an error where a setting asks for the server."""
         return [Check("mcp server", self._check)] if self.config.enabled else []
 
     async def _check(self) -> str:
-        if find_spec("mcp") is None:
-            remedy = f"{install_command('mcp')}; or set enabled = false in [mcp_server]"
-            raise ConfigError("The MCP server takes the package mcp, which is not installed", remedy=remedy)
-        return "agents are tools of MCP at /mcp"
+        if find_spec("mcp") is not None:
+            return "agents are tools of MCP at /mcp"
+        if not self.config.model_fields_set:
+            return f"off, since mcp is not installed: {install_command('mcp')}"
+        remedy = f"{install_command('mcp')}; or set enabled = false in [mcp_server]"
+        raise ConfigError("The MCP server takes the package mcp, which is not installed", remedy=remedy)
 
     async def stop(self) -> None:
         """End the requests that are open."""
