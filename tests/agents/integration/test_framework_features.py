@@ -10,6 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.fake_provider import tool_call
 from tests.support.frameworks.shop_mesh import COST, HERE, FrameworksMesh, TextProvider
 
@@ -103,8 +105,8 @@ async def test_handoffs_guardrails_interrupts_mcp_servers_and_streams_go_on_afte
 
 async def are_held(mesh: FrameworksMesh) -> bool:
     """Whether all tools have had their effect, and the graph asks its question."""
-    failed = await mesh.running.client.tasks(status="failed")
-    assert not failed, failed
+    for failed in await mesh.running.client.tasks(status="failed"):
+        pytest.fail(str(await mesh.running.client.outcome(failed.task_id)))
     questions = await mesh.running.client.inbox()
     held = [mesh.effects(TASKS[agent])["held"] for agent in HELD]
     return held == [1] * len(HELD) and [question.agent_id for question in questions] == ["review"]
