@@ -23,7 +23,8 @@ class ReadingOn(Wrapper):
     """A model whose calls are read on for a while when they are cancelled, if their context says so.
 
     The CancelledError then comes once the call has ended or the time is over. Its cause is the ModelError of
-    the call, else CallGivenUp. Cancelled once more, the call is cut off.
+    the call, else CallGivenUp. Cancelled once more, the call is cut off, unless its reply
+    has come by then.
     """
 
     def complete(
@@ -41,14 +42,14 @@ class ReadingOn(Wrapper):
         try:
             await asyncio.wait((call,))
         except asyncio.CancelledError as cancelled:
-            seconds = read_on()
-            try:
-                if seconds:
+            if seconds := read_on():
+                try:
                     await asyncio.wait((call,), timeout=seconds)
-            finally:
-                if not call.done():  # else another cancellation would lose what it has
-                    call.cancel()
-                    await asyncio.wait((call,))
+                except asyncio.CancelledError:
+                    seconds = None  # it is cut off, but what has come counts
+            if not call.done():  # else another cancellation would lose what it has
+                call.cancel()
+                await asyncio.wait((call,))
             error = None if call.cancelled() else call.exception()
             if isinstance(error, ModelError):
                 raise cancelled from error
