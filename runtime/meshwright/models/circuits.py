@@ -344,15 +344,19 @@ def _history_id(request: ModelRequest | None) -> int | None:
 
 
 class GuardedServer(Wrapper):
-    """A server whose deployments are not known here: each group, with its tags, has a circuit."""
+    """A server whose deployments are not known here: each group, with its tags, has a circuit.
 
-    def __init__(self, model: Model, circuits: Circuits) -> None:
+    One that has an `only` model, whatever it is asked for, has one circuit, of that name.
+    """
+
+    def __init__(self, model: Model, circuits: Circuits, *, only: str | None = None) -> None:
         super().__init__(model)
         self._circuits = circuits
+        self._only = only
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt. Raises ModelError, also without asking the server while it is left alone."""
-        name = " ".join([request.model, *(f"#{tag}" for tag in request.tags)])
+        name = self._only or " ".join([request.model, *(f"#{tag}" for tag in request.tags)])
         if remaining := self._circuits.left_seconds(name, request):
             if (refusal := self._circuits.refusal(name)) is not None:
                 raise refusal
@@ -362,7 +366,12 @@ class GuardedServer(Wrapper):
             down.away = (name,)
             raise down
         with self._circuits.call(name, given_seconds=request.timeout_seconds, request=request):
-            return await self.model.complete(request, on_delta)
+            try:
+                return await self.model.complete(request, on_delta)
+            except ModelError as error:
+                if self._only is not None:
+                    error.failed_at, error.failed_with = (name,), (error.code,)
+                raise
 
 
 # Retries

@@ -63,6 +63,7 @@ from meshwright.models.select import (
     choose_model,
     with_named_models,
 )
+from meshwright.models.server import HttpModel
 from meshwright.models.settings import ModelsSettings
 from meshwright.money.settings import LedgerSettings
 
@@ -169,7 +170,10 @@ class ModelsComponent(Component):
 
     def _base(self) -> ConfiguredModels:
         price = self.mesh.settings[LedgerSettings].default_price
-        base: Model = GuardedServer(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
+        base: Model = self.chosen
+        if self.chosen.kind == "http":
+            only = self.chosen.model_name if isinstance(self.chosen, HttpModel) else None
+            base = GuardedServer(self.chosen, self.circuits, only=only)
         if self.chosen.kind != "router":  # which waits for places, and falls back, between calls
             base = ReadingOn(base)
         models = ConfiguredModels(base, price_list(self.chosen, price), price, self.circuits)

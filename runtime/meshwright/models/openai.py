@@ -185,6 +185,10 @@ class ChatCompletions(Wire):
         """The model that answers every call, or the group of the request."""
         return self._model or request.model
 
+    def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
+        """The deployment of a server with one model: the model, whatever name the server gives it."""
+        return {} if self._model is None else {"deployment": self._model}
+
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request. Servers tell the tokens of a stream only where they are asked."""
         if request.inputs:

@@ -167,6 +167,19 @@ async def test_a_deployment_that_always_fails_has_failed_calls(fake: FakeProvide
     assert [(item["key"], item["failed"]) for item in costs["items"]] == [("east", 1)]
 
 
+async def test_a_server_with_one_model_is_one_deployment(fake: FakeProvider, tmp_path: Path) -> None:
+    poet = create_agent("default", agent_id="poet")
+    options = {"model": "http", "litellm_base_url": fake.url, "model_name": "gemma"}
+    async with http_mesh(tmp_path, poet, models={"park": False}, **options) as api:
+        await api.finished(agent_id="poet", payload={"text": "Sing."})
+        fake.faults.append(Fault(status=401))
+        await api.finished(agent_id="poet", payload={"text": "Sing again."})
+        [model] = (await api.get("/figures"))["models"]
+        costs = await api.get("/costs", by="deployment")
+    assert (model["deployment"], model["calls"], model["failed"], model["well"]) == ("gemma", 2, 1, False)
+    assert [(item["key"], item["calls"], item["failed"]) for item in costs["items"]] == [("gemma", 2, 1)]
+
+
 async def test_the_health_of_a_deployment_is_its_own_where_another_answered(
     fake: FakeProvider, tmp_path: Path
 ) -> None:
