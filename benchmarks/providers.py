@@ -26,7 +26,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Row, percentile
 from benchmarks.table import as_markdown, as_text
 from meshwright.core.errors import ConfigError, ModelError
-from meshwright.models.named import Chain, ModelSettings, named_models, with_fallbacks
+from meshwright.models.named_models import Chain, ModelSettings, named_models, with_fallbacks
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.models.providers import PROVIDERS, find_provider, missing

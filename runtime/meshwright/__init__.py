@@ -116,10 +116,10 @@ def create_agent(model: str | Mapping[str, Any], **options: Any) -> type[Agent]:
     """Make an agent class of a model's name: `create_agent("gpt-5.4", timeout=30, num_retries=3)`.
 
     Any name of LiteLLM's will do, a group, and `offline`. `options` are those of
-    `models.named.AgentOptions`, LiteLLM's parameters of connections (`api_key`, `api_base`, ...), and those
-    of requests (`top_p`, `seed`, ...). Raises ConfigError for an option or a provider that is unknown.
+    `models.named_models.AgentOptions`, LiteLLM's parameters of connections (`api_key`, `api_base`, ...), and
+    those of requests (`top_p`, `seed`, ...). Raises ConfigError for an option or a provider that is unknown.
     """
-    return import_module("meshwright.models.named").agent_class(__getattr__("Agent"), model, **options)
+    return import_module("meshwright.models.named_models").agent_class(__getattr__("Agent"), model, **options)
 
 
 def create_router_agent(models: Sequence[str | Mapping[str, Any]], **options: Any) -> type[Agent]:
@@ -127,7 +127,9 @@ def create_router_agent(models: Sequence[str | Mapping[str, Any]], **options: An
 
     Each is a name, or `{"model": ..., "api_key": ...}` with other parameters of its connection.
     """
-    return import_module("meshwright.models.named").router_class(__getattr__("Agent"), models, **options)
+    return import_module("meshwright.models.named_models").router_class(
+        __getattr__("Agent"), models, **options
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from meshwright.mesh.mesh import Mesh
     from meshwright.mesh.orchestration.tasks import Tasks
     from meshwright.models.errors import ModelUnavailable
-    from meshwright.models.named import ModelSettings, open_model, with_fallbacks
+    from meshwright.models.named_models import ModelSettings, open_model, with_fallbacks
     from meshwright.models.port import (
         Model,
         ModelPosition,
@@ -76,7 +76,7 @@ _HOMES = {
     "mesh.mesh": "Mesh",
     "mesh.orchestration.tasks": "Tasks",
     "models.errors": "ModelUnavailable",
-    "models.named": "ModelSettings open_model with_fallbacks",
+    "models.named_models": "ModelSettings open_model with_fallbacks",
     "models.port": "Model ModelPosition ModelReply ModelRequest ModelWrapper OnDelta ToolCall Wrapper",
     "models.thinking": "Thinking thinking_callback",
 }

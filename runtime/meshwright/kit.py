@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from meshwright.engine.kernel.timers import Duty
     from meshwright.engine.kernel.turns import ActorKind
     from meshwright.engine.sql.database import Database, Session, marks
-    from meshwright.engine.sql.encrypted import EncryptedColumn
+    from meshwright.engine.sql.encryption import EncryptedColumn
     from meshwright.engine.work import Worker
     from meshwright.mesh.identity.administration import ModelOperations
     from meshwright.mesh.identity.operations import Acting
@@ -135,7 +135,7 @@ _HOMES = {
     "engine.kernel.timers": "Duty",
     "engine.kernel.turns": "ActorKind",
     "engine.sql.database": "Database Session marks",
-    "engine.sql.encrypted": "EncryptedColumn",
+    "engine.sql.encryption": "EncryptedColumn",
     "engine.work": "Worker",
     "mesh.identity.administration": "ModelOperations",
     "mesh.identity.operations": "Acting",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, Model, ModelRequest, ToolSpec
 from meshwright.models.server import HttpModel

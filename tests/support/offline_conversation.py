@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 FILES: dict[str, str] = {

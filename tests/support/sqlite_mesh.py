@@ -21,7 +21,7 @@ from meshwright.engine.sql.database import Database
 from meshwright.mesh.app import StoreDeps, build_mesh, sqlite_runtime
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from tests.support.faults.evidence import gather
 from tests.support.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.tool_chain import LimitLink, MaskLink
-from meshwright.agents.tools.limited import plain_effect, within_limits
+from meshwright.agents.tools.limited_work import plain_effect, within_limits
 from meshwright.agents.tools.tool import Unchanged
 from meshwright.core.checks import CheckResult
 from meshwright.core.errors import MeshError

@@ -27,7 +27,7 @@ from meshwright.core.messages import Task
 from meshwright.core.money import Budget
 
 if TYPE_CHECKING:
-    from meshwright.models.named import ModelSpec
+    from meshwright.models.named_models import ModelSpec
 
 _LISTS = ("capabilities", "toolsets", "skills", "fallbacks", "budgets", "delegates_to", "health_check_urls")
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other

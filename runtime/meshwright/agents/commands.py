@@ -185,7 +185,7 @@ def _import(file: Path, name: str | None, format_name: Format | None, force: boo
     Names each line that has no counterpart here. Exit status 1 if something had to be left out, or if nothing
     was written, since the text would say something else.
     """
-    from meshwright.agents.prompts.foreign import import_prompt
+    from meshwright.agents.prompts.foreign_prompts import import_prompt
     from meshwright.agents.settings import PromptsSettings
 
     settings = _settings()

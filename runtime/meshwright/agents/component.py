@@ -30,7 +30,7 @@ from meshwright.agents.run.state import Services
 from meshwright.agents.run.tool_chain import tool_chain
 from meshwright.agents.settings import AgentsSettings, PromptsSettings
 from meshwright.agents.skills.catalog import Skills
-from meshwright.agents.tools.limited import Overrun
+from meshwright.agents.tools.limited_work import Overrun
 from meshwright.agents.tools.settings import ApprovalsSettings, ToolsSettings
 from meshwright.agents.tools.toolset import ToolSettings
 from meshwright.agents.toolsets import Toolsets, can_do_nothing, kinds, unusable, without_agents

@@ -25,7 +25,7 @@ from meshwright.agents.settings import AgentsSettings, PromptsSettings
 from meshwright.agents.skills.catalog import Skills
 from meshwright.agents.skills.tools import SkillTool
 from meshwright.agents.tools.functions import collect_tools, delegate_tool, recall_tool, remember_tool
-from meshwright.agents.tools.limited import Overrun, ToolThreads, author_place
+from meshwright.agents.tools.limited_work import Overrun, ToolThreads, author_place
 from meshwright.agents.tools.tool import Tool
 from meshwright.agents.tools.toolset import Toolset
 from meshwright.agents.toolsets import Toolsets, toolset_classes

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from meshwright.agents.agent import Agent
 from meshwright.agents.tools.chain import ToolWrapper
 from meshwright.agents.tools.functions import collect_tools
-from meshwright.agents.tools.limited import ToolThreads
+from meshwright.agents.tools.limited_work import ToolThreads
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.checks import CheckResult

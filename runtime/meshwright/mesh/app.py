@@ -23,7 +23,7 @@ from meshwright.engine.events.settings import TracingSettings
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.store import Store
 from meshwright.engine.sql.database import Database
-from meshwright.engine.sql.encrypted import Secrets
+from meshwright.engine.sql.encryption import Secrets
 from meshwright.engine.sql.folder import SECRET_KEY
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.engine.stores.memory import InMemoryStore

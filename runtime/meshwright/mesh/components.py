@@ -27,7 +27,7 @@ from meshwright.core.settings import Settings
 from meshwright.engine.events.projections import Projection
 from meshwright.engine.kernel.guarantees import Subscription
 from meshwright.engine.kernel.turns import ActorKind
-from meshwright.engine.sql.encrypted import EncryptedColumn
+from meshwright.engine.sql.encryption import EncryptedColumn
 from meshwright.mesh.mesh import EVERYWHERE, Lifecycle, Mesh
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.sql.database import Database
-from meshwright.engine.sql.encrypted import Cipher
+from meshwright.engine.sql.encryption import Cipher
 
 _logger = logging.getLogger("meshwright.mesh")
 _ResultT = TypeVar("_ResultT")

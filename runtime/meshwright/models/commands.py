@@ -184,7 +184,7 @@ async def _overview(target: Target, settings: Settings) -> Document:
 
 
 def _load_deployments(settings: Settings) -> Deployments:
-    from meshwright.models.offline import OfflineModel
+    from meshwright.models.offline_model import OfflineModel
     from meshwright.models.overview import Deployments
 
     return Deployments(OfflineModel(), _config_file(settings), settings[LedgerSettings].default_price)

@@ -30,8 +30,8 @@ from meshwright.core.settings import Settings
 from meshwright.models.circuits import Circuits
 from meshwright.models.config import LiteLLMConfig, names_in, read_config, read_text
 from meshwright.models.errors import ModelRefused, Unauthorized
-from meshwright.models.named import Chain, ModelSettings, ModelSpec, named_models, with_fallbacks
-from meshwright.models.offline import OfflineModel, estimate_tokens
+from meshwright.models.named_models import Chain, ModelSettings, ModelSpec, named_models, with_fallbacks
+from meshwright.models.offline_model import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList, Wrapper
 from meshwright.models.prices import NamedPrices, Prices, price_list

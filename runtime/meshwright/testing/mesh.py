@@ -40,7 +40,7 @@ from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
-from meshwright.models.offline import stream_words
+from meshwright.models.offline_model import stream_words
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, Price, ToolCall
 from meshwright.models.prices import Prices
 from meshwright.money.allowances import invalid_field

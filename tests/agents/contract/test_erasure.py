@@ -16,7 +16,7 @@ from meshwright.engine.events.verify import verify
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from tests.support.postgres import Address
 from tests.support.settings import load_settings
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwright.agents.trees.shared import MAX_BUNDLE_BYTES, SHARED_TREE, SharedState, SharedTree, SharedTrees
+from meshwright.agents.trees.shared_trees import (
+    MAX_BUNDLE_BYTES,
+    SHARED_TREE,
+    SharedState,
+    SharedTree,
+    SharedTrees,
+)
 from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import RuntimeHarness
 

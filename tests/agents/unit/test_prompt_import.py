@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.agents.prompts import Prompts, parse_prompt
-from meshwright.agents.prompts.foreign import ForeignPrompt, convert_prompt
+from meshwright.agents.prompts.foreign_prompts import ForeignPrompt, convert_prompt
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import RUN_VARIABLES
 from tests.support.running_mesh import run

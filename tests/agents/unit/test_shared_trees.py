@@ -10,7 +10,7 @@ import pytest
 
 from meshwright.agents.trees.leases import Trees
 from meshwright.agents.trees.settings import TreeSettings
-from meshwright.agents.trees.shared import SHARED_TREE, SharedTree, SharedTrees
+from meshwright.agents.trees.shared_trees import SHARED_TREE, SharedTree, SharedTrees
 from meshwright.agents.trees.tree import Tree, TreeServices
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import ToolFailed

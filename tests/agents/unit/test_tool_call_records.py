@@ -20,7 +20,7 @@ import pytest
 from meshwright import Agent, Capability, File, Run, TaskRequest, ToolContext, ToolFailed, tool
 from meshwright.core.tracing import Tracing
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.work.earlier import step_streams
+from meshwright.engine.work.earlier_records import step_streams
 from meshwright.engine.work.protocol import steps_stream
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Client, TaskRequest, tool
-from meshwright.agents.run.recorded import SentMessages
+from meshwright.agents.run.recorded_steps import SentMessages
 from meshwright.agents.run.run import Run
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.errors import InvalidInput, NotFound

@@ -17,7 +17,7 @@ from meshwright.core.parts import event_types
 from meshwright.core.payloads import Payload, fact_fields, redacted
 from meshwright.core.topics import MESH, MODEL_DELTA
 from meshwright.edges.mqtt.connection import BrokerConnection, Publication
-from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
+from meshwright.edges.mqtt.outgoing_messages import Notices, Topics, Views
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.status import MeshStatus, WaitSummary
 from meshwright.engine.events.tasks import TaskPage, TaskSummary

@@ -14,7 +14,7 @@ import pytest
 
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Outcome
-from meshwright.mesh.orchestration.again import ForkResult
+from meshwright.mesh.orchestration.reruns import ForkResult
 from tests.journeys.integration.test_simulated_kills_dapr import UP as DAPR_UP
 from tests.run import DAPR
 from tests.support.fake_provider import FakeProvider, Fault

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.models.errors import ContextTooLong
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from tests.support.model_api import Service, service
 from tests.support.services import unavailable

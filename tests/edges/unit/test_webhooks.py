@@ -11,7 +11,7 @@ import pytest
 from meshwright.core.comments import mark_comment
 from meshwright.core.errors import ConfigError
 from meshwright.edges.deliveries import is_signed, standard_key, standard_signature
-from meshwright.edges.outgoing import HttpReply, asked_pause
+from meshwright.edges.outgoing_requests import HttpReply, asked_pause
 from meshwright.edges.webhooks.component import load_sources
 from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, delivery_items, delivery_kind
 from meshwright.edges.webhooks.receiver import Source, TaskRule, render

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from meshwright.agents.run.earlier import settle_calls
-from meshwright.agents.run.lost import add_lost_calls
+from meshwright.agents.run.earlier_changes import settle_calls
+from meshwright.agents.run.lost_calls import add_lost_calls
 from meshwright.core.errors import HostError, StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Budget, Price

@@ -15,7 +15,7 @@ from meshwright.engine.events.verify import verify
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.parts.stack.machine import Ports
 from meshwright.parts.stack.services import Backends
 from tests.agents.contract.test_erasure import (

@@ -23,7 +23,7 @@ from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, process_role
 from meshwright.mesh.mesh import Mesh
 from meshwright.parts.agent_config.operations import AgentConfigs
 from meshwright.parts.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.parts.llmops.live import SharedPrompts
+from meshwright.parts.llmops.live_prompts import SharedPrompts
 from meshwright.parts.llmops.operations import PromptRegistry
 from meshwright.parts.llmops.records import PromptChange, PromptRequest
 from meshwright.parts.llmops.table import Live

@@ -7,7 +7,7 @@ import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.core.redaction import redact
-from meshwright.engine.sql.encrypted import Cipher, EncryptedColumn, Secrets, new_key
+from meshwright.engine.sql.encryption import Cipher, EncryptedColumn, Secrets, new_key
 from meshwright.engine.sql.folder import KeyFile
 from meshwright.engine.sql.sqlite import SqliteDatabase
 

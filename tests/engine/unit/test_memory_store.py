@@ -11,7 +11,7 @@ from meshwright.core.errors import HostError, InvalidInput, StoreFailed, StoreUn
 from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
-from meshwright.engine.kernel import shared
+from meshwright.engine.kernel import shared_executor
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef, Message
 from meshwright.engine.kernel.guarantees import Subscription
@@ -313,7 +313,7 @@ class Unavailable(InMemoryStore):
 async def test_what_a_store_could_not_commit_is_tried_again_and_callers_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(shared_executor, "RETRY_SECONDS", 0)
     runtime = Runtime(Unavailable())
     runtime.register(ActorKind.from_class(Book))
     await runtime.start()

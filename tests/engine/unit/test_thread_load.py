@@ -17,7 +17,7 @@ from meshwright.engine.stores.memory import MemoryData
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.testing.mesh import memory_runtime
 from tests.mesh.unit.test_mesh import Echo, Gate
 from tests.support.settings import load_settings

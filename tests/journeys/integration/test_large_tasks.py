@@ -20,7 +20,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
-from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
+from meshwright.edges.mqtt.outgoing_messages import Notices, Topics, Views
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.kernel import cells
 from meshwright.engine.kernel.envelope import ActorRef

@@ -7,7 +7,7 @@ from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import Reply
 

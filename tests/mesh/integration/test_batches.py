@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.mesh.orchestration.again import AnswerResult
+from meshwright.mesh.orchestration.reruns import AnswerResult
 from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 
 AGENTS = '''

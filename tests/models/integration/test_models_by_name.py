@@ -12,7 +12,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
 from meshwright.mesh.app import build_mesh
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.overview import Deployments
 from meshwright.models.picker import Picker
 from meshwright.models.port import Model, ModelReply

@@ -9,7 +9,7 @@ import pytest
 
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import ModelRefused
-from meshwright.models.named import Chain, ModelSettings, named_models, open_model, with_fallbacks
+from meshwright.models.named_models import Chain, ModelSettings, named_models, open_model, with_fallbacks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.named_models import KEY, at_fakes, request
 

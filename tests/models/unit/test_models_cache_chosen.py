@@ -11,7 +11,7 @@ from meshwright.agents.prompts import parse_prompt
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, PromptError
 from meshwright.models.cache import cached, open_cache
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.port import ModelReply
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from tests.support.cached_provider import COST, USAGE, Provider, request

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from meshwright.models.offline import OfflineModel, cut_passages
+from meshwright.models.offline_model import OfflineModel, cut_passages
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
 from tests.support.offline_conversation import ALL, READ, SEARCH, Conversation
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from meshwright.models.errors import ModelRefused
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.offline_text import SchemaFiller
 from meshwright.models.port import ChatMessage, ModelRequest
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.core.schema_checks import InvalidSchema, check_schema
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.offline_text import MAX_STEPS, SchemaFiller
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
 from tests.support.offline_conversation import ALL

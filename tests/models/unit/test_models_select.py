@@ -12,7 +12,7 @@ import pytest
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import install_command
 from meshwright.models.litellm import RELEASE
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.models.picker import Picker
 from meshwright.models.port import Model
 from meshwright.models.select import choose_model

@@ -16,7 +16,13 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.models.component import ModelsComponent
 from meshwright.models.errors import ModelRefused
-from meshwright.models.named import AgentOptions, ModelSettings, litellm_config, open_model, with_fallbacks
+from meshwright.models.named_models import (
+    AgentOptions,
+    ModelSettings,
+    litellm_config,
+    open_model,
+    with_fallbacks,
+)
 from meshwright.models.port import ModelReply
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, find_provider
 from meshwright.testing import ScriptedModel, mesh_for

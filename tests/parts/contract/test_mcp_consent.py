@@ -12,7 +12,7 @@ from meshwright.core.errors import ConfigError, Conflict
 from meshwright.engine.events.inbox_sources import SourceQuery
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.turns import ActorKind
-from meshwright.engine.sql.encrypted import Cipher
+from meshwright.engine.sql.encryption import Cipher
 from meshwright.parts.mcp.consent import (
     CONSENT,
     ConsentActor,

@@ -12,7 +12,7 @@ from benchmarks.machine import rss_mb
 from benchmarks.sides import run_side
 from meshwright.cli.serving import collecting
 from meshwright.core.access import KEY_ROLES
-from meshwright.engine.sql.encrypted import new_key
+from meshwright.engine.sql.encryption import new_key
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import Model
 from meshwright.money.keys import Keys

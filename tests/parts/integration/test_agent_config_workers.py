@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from meshwright.client import ENDINGS
-from meshwright.engine.sql.encrypted import new_key
+from meshwright.engine.sql.encryption import new_key
 from tests.engine.integration.test_postgres_workers import process, ready
 from tests.support.configured_agents import ADMIN, AS_ADMIN, SOURCE, called, config
 from tests.support.fake_provider import FakeProvider

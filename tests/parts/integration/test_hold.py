@@ -10,7 +10,7 @@ from meshwright.core.messages import Caller
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh, ProcessRole
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.parts.maintenance import component
 from meshwright.parts.maintenance.operations import Maintenance
 from tests.support.http_mesh import http_mesh

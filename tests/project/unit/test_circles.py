@@ -7,7 +7,7 @@ from meshwright import Agent, Capability, TaskRequest
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.offline import OfflineModel
+from meshwright.models.offline_model import OfflineModel
 from meshwright.tools import tool
 from tests.support.settings import load_settings
 

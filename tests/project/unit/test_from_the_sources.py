@@ -14,7 +14,7 @@ import pytest
 from meshwright import Agent, Run
 from meshwright.cli.app import COMMANDS
 from meshwright.client import AgentConfigClient
-from meshwright.models.named import AgentOptions
+from meshwright.models.named_models import AgentOptions
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/from-the-sources.md").read_text()

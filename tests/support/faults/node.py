@@ -23,7 +23,7 @@ import uvloop
 from pydantic import TypeAdapter
 
 from meshwright.engine.events.inbox import Inbox
-from meshwright.engine.kernel import ahead
+from meshwright.engine.kernel import exclusive_executor
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.mesh import Mesh
@@ -57,7 +57,7 @@ class Job:
     max_model_seconds: float = 0.0
     cost_usd: Decimal = Decimal(0)
     """The price of a call of the model."""
-    max_turns_a_round: int = ahead.MAX_TURNS_A_ROUND
+    max_turns_a_round: int = exclusive_executor.MAX_TURNS_A_ROUND
     settings: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> str:
@@ -132,7 +132,7 @@ async def work(job: Job) -> None:
     """Do a job to its end."""
     failpoints = Failpoints(job.point, job.nth)
     controls.break_on_purpose(job.control)
-    setattr(ahead, "MAX_TURNS_A_ROUND", job.max_turns_a_round)  # noqa: B010 in this process alone
+    setattr(exclusive_executor, "MAX_TURNS_A_ROUND", job.max_turns_a_round)  # noqa: B010 in this process alone
     mesh = mesh_of(job, failpoints)
     async with mesh:
         if mesh.settings.writer == "process" and isinstance(mesh.database, SqliteDatabase):

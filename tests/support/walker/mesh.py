@@ -28,7 +28,7 @@ from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.identity.events import EventOperations
 from meshwright.mesh.identity.operations import Acting, Operations
 from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.again import ForkResult, RetryResult
+from meshwright.mesh.orchestration.reruns import ForkResult, RetryResult
 from meshwright.money.costs import Costs
 from meshwright.parts.inbox.operations import InboxOperations
 from meshwright.parts.money.operations import MoneyOperations

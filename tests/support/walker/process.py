@@ -19,7 +19,7 @@ from meshwright.core.events import Event
 from meshwright.engine.events.inbox import Question
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.work.record import TaskView
-from meshwright.mesh.orchestration.again import ForkResult, RetryResult
+from meshwright.mesh.orchestration.reruns import ForkResult, RetryResult
 from meshwright.models.port import ChatMessage
 from meshwright.money.costs import Costs
 from tests.support.fake_provider import FakeProvider

@@ -18,7 +18,7 @@ from meshwright.agents.tools.approval import (
     may_need_approval,
     rule_for,
 )
-from meshwright.agents.tools.limited import plain_effect, within_limits
+from meshwright.agents.tools.limited_work import plain_effect, within_limits
 from meshwright.agents.tools.settings import ApprovalRule
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, MeshError, ToolFailed, WaitExpired

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from meshwright.agents.agent import Agent
-from meshwright.agents.tools.limited import author_place, is_of_an_author
+from meshwright.agents.tools.limited_work import author_place, is_of_an_author
 from meshwright.core.errors import AgentError, MeshError
 from meshwright.core.messages import Fault
 from meshwright.core.redaction import redact

@@ -18,11 +18,11 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 
 from meshwright.agents.run.completions import CallQuestion
-from meshwright.agents.run.earlier import settlements_in
+from meshwright.agents.run.earlier_changes import settlements_in
 from meshwright.agents.run.files import AttachedFiles, check_size
 from meshwright.agents.run.limits import Totals, task_limits, tries_again_at
-from meshwright.agents.run.prepared import PreparedPrompt
-from meshwright.agents.run.recorded import SentMessages
+from meshwright.agents.run.preparation import PreparedPrompt
+from meshwright.agents.run.recorded_steps import SentMessages
 from meshwright.agents.run.replies import Deltas, RecordedError, StepResult, fault_events, hand_on_again
 from meshwright.agents.run.state import RunState
 from meshwright.core import topics

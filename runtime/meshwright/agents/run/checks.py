@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from meshwright.agents.run.author import plain_data
 from meshwright.agents.run.state import RunState
 from meshwright.agents.tools.chain import ToolWrapper
-from meshwright.agents.tools.limited import as_check_result, cut, within_limits
+from meshwright.agents.tools.limited_work import as_check_result, cut, within_limits
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.core.checks import CheckResult
 from meshwright.core.encoding import plain

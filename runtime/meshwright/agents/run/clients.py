@@ -11,7 +11,7 @@ from meshwright.agents.run.author import UnawaitedCalls, noted
 from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.completions import CallQuestion, Shape, ToolChoice, make_request, request_of_run
 from meshwright.agents.run.functions import tool_function
-from meshwright.agents.run.prepared import CallSettings, call_settings
+from meshwright.agents.run.preparation import CallSettings, call_settings
 from meshwright.agents.run.replies import StreamedPieces
 from meshwright.agents.run.sdk_errors import RUN_HOST
 from meshwright.agents.run.state import RunState

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from msgspec.structs import replace
 from pydantic import BaseModel
 
-from meshwright.agents.run.prepared import CallSettings
+from meshwright.agents.run.preparation import CallSettings
 from meshwright.agents.run.state import RunState
 from meshwright.core.errors import AgentError
 from meshwright.core.limits import reserved_param

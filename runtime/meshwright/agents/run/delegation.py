@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 
 from meshwright.agents.run.files import DELEGATE_TOOL
 from meshwright.agents.run.tool_calls import is_journaled
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, TaskFailed
 from meshwright.core.ids import ID_PATTERN

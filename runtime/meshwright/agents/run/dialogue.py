@@ -13,7 +13,7 @@ from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.files import files_in, parts_of_result
 from meshwright.agents.run.limits import Limit, Repeats, reached
 from meshwright.agents.run.memories import NewMemory, remembered
-from meshwright.agents.run.prepared import PreparedPrompt
+from meshwright.agents.run.preparation import PreparedPrompt
 from meshwright.agents.run.replies import (
     ANSWER_NOW,
     CONTINUE,

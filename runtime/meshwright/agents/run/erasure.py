@@ -41,7 +41,7 @@ from meshwright.engine.kernel.timers import Duty
 from meshwright.engine.sql.database import Database, Row, Session
 from meshwright.engine.sql.folder import LAST_ERROR
 from meshwright.engine.work.conversation import MESSAGES, ConversationState, conversation_ref
-from meshwright.engine.work.earlier import step_streams
+from meshwright.engine.work.earlier_records import step_streams
 from meshwright.engine.work.entry import ThreadState
 from meshwright.engine.work.protocol import TaskKey, steps_stream
 from meshwright.engine.work.record import TaskRecord, read_task

@@ -13,7 +13,7 @@ from contextlib import suppress
 from mimetypes import guess_type
 from typing import Any
 
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import MAX_RESULT_CHARS
 from meshwright.core.errors import Conflict, InvalidInput, NotFound, TooLarge
 from meshwright.core.files import File, TaskFile, parse_task_file
@@ -21,7 +21,7 @@ from meshwright.core.messages import Task
 from meshwright.core.redaction import redact
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import read_forked, read_steps
+from meshwright.engine.work.earlier_records import read_forked, read_steps
 from meshwright.engine.work.record import journal_names, read_task
 
 _MAX_FILES = 16

@@ -9,7 +9,7 @@ from typing import Any
 from meshwright.agents.agent import Agent
 from meshwright.agents.prompts import Prompt, RenderedPrompt
 from meshwright.agents.run.files import payload_files
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.core.messages import Task
 
 _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words

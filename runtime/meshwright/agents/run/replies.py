@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from meshwright.agents.run.prepared import PreparedPrompt
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.run.preparation import PreparedPrompt
+from meshwright.agents.tools.limited_work import cut
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, error_of_code
 from meshwright.core.step_events import CutOffReply, InvalidAnswer

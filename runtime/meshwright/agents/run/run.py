@@ -18,10 +18,10 @@ from meshwright.agents.run.calls import ModelCalls, RunUsage
 from meshwright.agents.run.clients import RunClients
 from meshwright.agents.run.delegation import Delegation
 from meshwright.agents.run.dialogue import Dialogue
-from meshwright.agents.run.earlier import EarlierChange, EarlierChanges, earlier_changes
+from meshwright.agents.run.earlier_changes import EarlierChange, EarlierChanges, earlier_changes
 from meshwright.agents.run.files import ATTACH, check_size, file_parts, files_in, read_file, referred_in
 from meshwright.agents.run.memories import NewMemory, recalled, remembered
-from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run
+from meshwright.agents.run.preparation import PreparedPrompt, check_window, prepare_run
 from meshwright.agents.run.question import question_below, unsent_field
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.tool_chain import RunTools

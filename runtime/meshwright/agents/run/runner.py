@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from meshwright.agents.agent import Agent
 from meshwright.agents.run.author import UnawaitedCalls, attempt_fault, plain_result
 from meshwright.agents.run.calls import ModelCalls, RunUsage
-from meshwright.agents.run.earlier import settle_calls
+from meshwright.agents.run.earlier_changes import settle_calls
 from meshwright.agents.run.limits import StepTime, step_timeout
-from meshwright.agents.run.lost import add_given_up_calls, add_lost_calls
+from meshwright.agents.run.lost_calls import add_given_up_calls, add_lost_calls
 from meshwright.agents.run.memories import count_cited
 from meshwright.agents.run.question import render_question
 from meshwright.agents.run.run import Run
@@ -24,7 +24,7 @@ from meshwright.agents.run.state import RunState, Services
 from meshwright.agents.run.steps import waits_for
 from meshwright.agents.run.tool_calls import same_tools
 from meshwright.agents.run.tool_chain import recorded_check
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus

@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_json
 from meshwright.agents.run.author import UnawaitedCalls, awaited, noted, plain_data
 from meshwright.agents.run.checks import StepCheckFunction, check_step, refuse_check
 from meshwright.agents.run.state import RunState
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import QuestionOptions
 from meshwright.core import topics
 from meshwright.core.errors import AgentError, sentence

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from meshwright.agents.run.masks import redacted_arguments
-from meshwright.agents.tools.limited import cut, head_and_tail
+from meshwright.agents.tools.limited_work import cut, head_and_tail
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.step_events import CallsRefused, ToolCalled

@@ -30,7 +30,7 @@ from meshwright.agents.tools.chain import (
     ToolWrapper,
     chained,
 )
-from meshwright.agents.tools.limited import plain_result, within_limits
+from meshwright.agents.tools.limited_work import plain_result, within_limits
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.encoding import plain

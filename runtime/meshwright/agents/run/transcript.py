@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from meshwright.agents.run.files import ATTACH, files_in, without_data
-from meshwright.agents.run.recorded import (
+from meshwright.agents.run.recorded_steps import (
     APPROVE,
     TOOL,
     RecordedStep,
@@ -31,7 +31,7 @@ from meshwright.agents.run.recorded import (
 from meshwright.agents.run.step_waits import StepEvents
 from meshwright.agents.run.tool_calls import is_journaled, render_content, result_summary
 from meshwright.agents.tools.approval import arguments_text
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.events import Event
 from meshwright.core.messages import Task
@@ -41,7 +41,7 @@ from meshwright.core.step_events import RunProgress, ToolCalled
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import path_named, read_forked, read_steps
+from meshwright.engine.work.earlier_records import path_named, read_forked, read_steps
 from meshwright.engine.work.people import CHECK, asked_about
 from meshwright.engine.work.protocol import Wait, hash_request, steps_stream
 from meshwright.engine.work.record import StepStatus, StepSummary, StepView, StepWait, TaskRecord

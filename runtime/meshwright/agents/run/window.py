@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from meshwright.agents.context.event_types import ContextShortened
 from meshwright.agents.context.text import clip, count_tokens
 from meshwright.agents.run.calls import ModelCalls
-from meshwright.agents.run.prepared import PreparedPrompt
+from meshwright.agents.run.preparation import PreparedPrompt
 from meshwright.agents.run.state import RunState
 from meshwright.core.encoding import Struct
 from meshwright.engine.work.records import ProgressEvent

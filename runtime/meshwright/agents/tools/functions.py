@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import from_json, to_json
 
-from meshwright.agents.tools.limited import ToolThreads, as_check_result
+from meshwright.agents.tools.limited_work import ToolThreads, as_check_result
 from meshwright.agents.tools.tool import (
     MARK,
     MAX_ERRORS,

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from meshwright.agents.tools.functions import collect_tools
-from meshwright.agents.tools.limited import ToolThreads
+from meshwright.agents.tools.limited_work import ToolThreads
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import ConfigError, InvalidInput, TooLarge, sentence
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import HttpUrl
 
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import tool
 from meshwright.agents.tools.toolset import Toolset
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed

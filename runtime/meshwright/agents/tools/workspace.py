@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from meshwright.agents.sandbox.process import ProgramResult, run
-from meshwright.agents.tools.limited import cut
+from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import tool
 from meshwright.agents.tools.toolset import PRIVATE, Toolset, ToolSettings, WorkspaceFile
 from meshwright.core.errors import InvalidInput, ToolFailed

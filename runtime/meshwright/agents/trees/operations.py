@@ -14,7 +14,7 @@ from meshwright.agents.sandbox.port import Sandbox
 from meshwright.agents.tools.settings import ToolsSettings
 from meshwright.agents.trees.leases import Trees
 from meshwright.agents.trees.settings import TreeSettings
-from meshwright.agents.trees.shared import SHARED_TREE, SharedTree, SharedTrees
+from meshwright.agents.trees.shared_trees import SHARED_TREE, SharedTree, SharedTrees
 from meshwright.agents.trees.tree import Tree, TreeChange, TreeLease, TreeServices
 from meshwright.core import topics
 from meshwright.core.access import Role

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox, SandboxResult
 from meshwright.agents.trees.files import Git, TreeFiles, left_out, locked, record
 from meshwright.agents.trees.settings import TreeSettings
-from meshwright.agents.trees.shared import SharedState, SharedTrees, bundle, unbundle
+from meshwright.agents.trees.shared_trees import SharedState, SharedTrees, bundle, unbundle
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, InvalidInput, ToolFailed
 from meshwright.engine.sql.folder import read_private, write_private

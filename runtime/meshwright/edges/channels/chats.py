@@ -15,7 +15,7 @@ from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.operations import Input
 from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
 from meshwright.edges.deliveries import SignatureKind, standard_key
-from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, parse_json
+from meshwright.edges.outgoing_requests import HttpPool, TryLater, asked_pause, parse_json
 from meshwright.edges.replies.courier import Address, Undeliverable
 
 SCHEME = "channel"

@@ -36,7 +36,7 @@ from meshwright.edges.channels.chats import (
     message_task_id,
 )
 from meshwright.edges.deliveries import Gate, Proof
-from meshwright.edges.outgoing import Receivers, TryLater
+from meshwright.edges.outgoing_requests import Receivers, TryLater
 from meshwright.edges.replies.courier import Courier, LineSender, Undeliverable
 from meshwright.engine.events.answers import parse_reply
 from meshwright.engine.events.filter import EventFilter

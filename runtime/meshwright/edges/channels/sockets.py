@@ -34,7 +34,7 @@ from meshwright.edges.channels.chats import (
 from meshwright.edges.channels.relay import ChannelReceiver
 from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.deliveries import SignatureKind
-from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, harmless, parse_json
+from meshwright.edges.outgoing_requests import HttpPool, TryLater, asked_pause, harmless, parse_json
 from meshwright.edges.replies.courier import Undeliverable
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.engine.events.inbox import Question
     from meshwright.engine.events.tasks import DeadLetters
     from meshwright.engine.work.protocol import Begin
-    from meshwright.mesh.orchestration.again import AnswerResult, CancelResult, ForkResult, RetryResult
     from meshwright.mesh.orchestration.cancel_plan import CancelPlan
+    from meshwright.mesh.orchestration.reruns import AnswerResult, CancelResult, ForkResult, RetryResult
     from meshwright.mesh.orchestration.retry_plan import RetryPlan
     from meshwright.money.task_costs import TaskTree
 
@@ -263,7 +263,7 @@ class BatchCalls:
         `begin` the fault says which. `deadline` is in seconds from now, by default as long as before. A
         `dry_run` changes nothing. Raises NotFound, Conflict, NoAgentAvailable, Overloaded.
         """
-        from meshwright.mesh.orchestration.again import RetryResult
+        from meshwright.mesh.orchestration.reruns import RetryResult
 
         body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         return await self._connection.get(RetryResult, f"{task_path(task_id)}/retry", "POST", body=body)
@@ -301,7 +301,7 @@ class BatchCalls:
         now, by default as long as that of the other. Raises NotFound for a step that is not there, Conflict
         for one that failed or a task that is open, NoAgentAvailable, Overloaded.
         """
-        from meshwright.mesh.orchestration.again import ForkResult
+        from meshwright.mesh.orchestration.reruns import ForkResult
 
         body = {"step": step, "attempt": attempt, "deadline": deadline, "dry_run": dry_run}
         return await self._connection.get(ForkResult, f"{task_path(task_id)}/fork", "POST", body=body)
@@ -321,7 +321,7 @@ class BatchCalls:
         Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
         in the list, and says why (`refused`). Raises InvalidInput and NotFound as `cancel_all`.
         """
-        from meshwright.mesh.orchestration.again import RetryPage
+        from meshwright.mesh.orchestration.reruns import RetryPage
 
         body = {**fields, "begin": begin, "deadline": deadline, "all": everything, "dry_run": dry_run}
         return await self._pages(RetryPage, "/retry", body, limit)
@@ -339,7 +339,7 @@ class BatchCalls:
         One that can't be cancelled, since it has ended, is in the list, and says so (`refused`). Raises
         InvalidInput where neither fields are given nor `everything`, NotFound for a value that never was.
         """
-        from meshwright.mesh.orchestration.again import CancelPage
+        from meshwright.mesh.orchestration.reruns import CancelPage
 
         body = {**fields, "all": everything, "dry_run": dry_run}
         return await self._pages(CancelPage, "/cancel", body, limit)
@@ -364,7 +364,7 @@ class BatchCalls:
         (`refused`). Raises Conflict where there are several kinds and none is named (a `dry_run` of one
         shows its name), InvalidInput and NotFound as `cancel_all`.
         """
-        from meshwright.mesh.orchestration.again import AnswerPage
+        from meshwright.mesh.orchestration.reruns import AnswerPage
 
         body = {**fields, "value": value, "id": id, "kind": kind, "all": everything, "dry_run": dry_run}
         if digest:

@@ -30,7 +30,7 @@ from meshwright.edges.http.events import (
     resume_after,
 )
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
-from meshwright.edges.outgoing import NotifyingRequest, get_notifier
+from meshwright.edges.outgoing_requests import NotifyingRequest, get_notifier
 from meshwright.engine.work.record import StepContentsPage, StepPage, StepView, TaskView
 from meshwright.mesh.identity.batches import Batches
 from meshwright.mesh.identity.events import EventOperations

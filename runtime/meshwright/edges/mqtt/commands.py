@@ -22,7 +22,7 @@ from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, InternalError, describe_problem, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
-from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
+from meshwright.edges.mqtt.outgoing_messages import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.replies.courier import Courier, until_answered
 from meshwright.engine.work.protocol import TaskKey

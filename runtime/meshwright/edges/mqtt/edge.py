@@ -20,7 +20,7 @@ from meshwright.edges.mqtt.connection import (
 )
 from meshwright.edges.mqtt.dialer import BrokerDialer
 from meshwright.edges.mqtt.limits import broker_limits
-from meshwright.edges.mqtt.outgoing import (
+from meshwright.edges.mqtt.outgoing_messages import (
     Notices,
     OutcomeSender,
     RetainedInbox,

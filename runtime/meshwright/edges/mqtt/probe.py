@@ -7,7 +7,7 @@ from meshwright.core.part import ProbeResult
 from meshwright.edges.mqtt.connection import BrokerAway, BrokerConnection, MqttMessage
 from meshwright.edges.mqtt.dialer import BrokerDialer
 from meshwright.edges.mqtt.limits import broker_limits
-from meshwright.edges.mqtt.outgoing import Topics
+from meshwright.edges.mqtt.outgoing_messages import Topics
 from meshwright.edges.mqtt.trial import Trial, TrialFailed
 
 SESSION_SECONDS = 86_400

@@ -10,7 +10,7 @@ from meshwright.agents.agent import AgentTypes
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.edges.outgoing import Notifier, Notify, not_allowed
+from meshwright.edges.outgoing_requests import Notifier, Notify, not_allowed
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
 from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, compile_rules, misfit

@@ -30,7 +30,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import Outcome
 from meshwright.core.redaction import redact
 from meshwright.edges.deliveries import standard_key
-from meshwright.edges.outgoing import (
+from meshwright.edges.outgoing_requests import (
     HttpPool,
     HttpReply,
     Receivers,

@@ -17,7 +17,7 @@ from meshwright.core.messages import Caller
 from meshwright.core.redaction import MARK, MASK, REDACTED
 from meshwright.core.schema import described, fault_text, faults
 from meshwright.engine.events.inbox import Question
-from meshwright.engine.sql.encrypted import Cipher
+from meshwright.engine.sql.encryption import Cipher
 from meshwright.engine.work.people import (
     APPROVAL,
     MAX_SHOWN_CHARS,

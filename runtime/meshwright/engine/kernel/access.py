@@ -10,10 +10,10 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import HostError, StoreFailed, StoreUnavailable
 from meshwright.core.events import Event
 from meshwright.core.patience import patiently
-from meshwright.engine.kernel.ahead import AheadExecutor
 from meshwright.engine.kernel.cells import Cells
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Record
-from meshwright.engine.kernel.shared import SharedExecutor
+from meshwright.engine.kernel.exclusive_executor import ExclusiveExecutor
+from meshwright.engine.kernel.shared_executor import SharedExecutor
 from meshwright.engine.kernel.store import SharedStore, Store
 from meshwright.engine.kernel.turns import seal_events, seal_record
 
@@ -25,7 +25,7 @@ class StoreAccess:
     deletes_actors: bool
     _store: Store
     _cells: Cells
-    _executor: AheadExecutor | SharedExecutor
+    _executor: ExclusiveExecutor | SharedExecutor
     _refusal: HostError | None
     _is_open: bool
 

@@ -22,11 +22,11 @@ from meshwright.core.patience import is_patient, patiently
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.engine.kernel.access import StoreAccess
 from meshwright.engine.kernel.actor import TurnReservation
-from meshwright.engine.kernel.ahead import AheadExecutor
 from meshwright.engine.kernel.cells import IDLE_SECONDS, Cell, Cells, Surroundings, missing_type, settle
 from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.exclusive_executor import ExclusiveExecutor
 from meshwright.engine.kernel.guarantees import Bus, Listener, Signals, Subscription
-from meshwright.engine.kernel.shared import SharedExecutor
+from meshwright.engine.kernel.shared_executor import SharedExecutor
 from meshwright.engine.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.engine.kernel.timers import Timers
 from meshwright.engine.kernel.turns import ActorKind, seal_events, seal_message
@@ -93,7 +93,7 @@ class Runtime(StoreAccess):
         self._tracing = tracing
         self._executor = self._new_executor()
 
-    def _new_executor(self) -> AheadExecutor | SharedExecutor:
+    def _new_executor(self) -> ExclusiveExecutor | SharedExecutor:
         around = Surroundings(
             cells=self._cells,
             bus=self.bus,
@@ -109,7 +109,7 @@ class Runtime(StoreAccess):
             incarnation=lambda: self.incarnation,
         )
         if isinstance(self._store, ExclusiveStore):
-            return AheadExecutor(self._store, around)
+            return ExclusiveExecutor(self._store, around)
         assert isinstance(self._store, SharedStore)
         return SharedExecutor(self._store, around)
 
@@ -227,7 +227,7 @@ class Runtime(StoreAccess):
 
     async def _begin(self) -> None:
         takeover = await self._store.begin(self.incarnation)
-        if isinstance(self._executor, AheadExecutor):
+        if isinstance(self._executor, ExclusiveExecutor):
             self._executor.number_from(takeover.last_number)
         self._refusal = None
         # Callers that wait go on at the next `await`: by then older messages are in the mailboxes.

@@ -14,7 +14,7 @@ from meshwright.core.messages import ENDED, Fault, Outcome, Usage
 from meshwright.core.money import ZERO
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import has_steps
+from meshwright.engine.work.earlier_records import has_steps
 from meshwright.engine.work.entry import Entry, ThreadState, unsuccessful
 from meshwright.engine.work.protocol import (
     Cancel,

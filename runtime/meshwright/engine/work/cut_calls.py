@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from meshwright.engine.work.earlier import CutSteps, Earlier
+from meshwright.engine.work.earlier_records import CutSteps, Earlier
 from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.protocol import TOOL, StepKey, Work, claim_stream
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent

@@ -11,7 +11,7 @@ from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.step_events import StepChecked
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import Earlier, read_steps
+from meshwright.engine.work.earlier_records import Earlier, read_steps
 from meshwright.engine.work.paths import OpenStep, Scope
 from meshwright.engine.work.people import Repetition, answer_result, check_key, repeat_key
 from meshwright.engine.work.protocol import TOOL, StepKey, Work

@@ -36,7 +36,7 @@ from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.cancels import HeldCancels
 from meshwright.engine.work.cut_calls import CutCalls
 from meshwright.engine.work.doubts import CheckStep, Doubts, JournaledStep, is_end
-from meshwright.engine.work.earlier import (
+from meshwright.engine.work.earlier_records import (
     Earlier,
     changes_before,
     read_continued,

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from meshwright.core.checks import StepCheck
-from meshwright.engine.work.earlier import PROGRAM, PROGRAM_REQUEST, Earlier, is_branch, is_of_program
+from meshwright.engine.work.earlier_records import PROGRAM, PROGRAM_REQUEST, Earlier, is_branch, is_of_program
 from meshwright.engine.work.people import is_doubt
 from meshwright.engine.work.protocol import StepKey, hash_request
 from meshwright.engine.work.records import ProgressEvent

@@ -11,7 +11,7 @@ from meshwright.core.checks import CheckResult
 from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied
 from meshwright.engine.work.cancels import HeldCancels
 from meshwright.engine.work.doubts import as_sentence
-from meshwright.engine.work.earlier import Earlier
+from meshwright.engine.work.earlier_records import Earlier
 from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
 from meshwright.engine.work.protocol import DELEGATE, TOOL, StepKey, Work

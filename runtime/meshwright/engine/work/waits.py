@@ -16,7 +16,7 @@ from meshwright.core.errors import HostError, MailboxFull
 from meshwright.core.messages import Task
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import Earlier
+from meshwright.engine.work.earlier_records import Earlier
 from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.people import Approval
 from meshwright.engine.work.protocol import StepKey, Suspend, Wait, Waiting, WaitKind, Work

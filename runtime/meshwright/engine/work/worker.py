@@ -22,7 +22,7 @@ from meshwright.core.task_events import WorkStopping
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.claims import CANCELLED, Claims, Reviews, Settler
-from meshwright.engine.work.earlier import has_steps
+from meshwright.engine.work.earlier_records import has_steps
 from meshwright.engine.work.entry import MAX_STALLED_CLAIMS, ThreadState
 from meshwright.engine.work.journal import Journal
 from meshwright.engine.work.protocol import Claim, Complete, Grant, Release, Stop, Work

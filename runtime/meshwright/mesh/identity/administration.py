@@ -22,7 +22,7 @@ from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.status import MeshStatus
 from meshwright.engine.events.task_lists import TaskSubject
 from meshwright.engine.events.verify import verify
-from meshwright.engine.sql.encrypted import Secrets
+from meshwright.engine.sql.encryption import Secrets
 from meshwright.mesh.identity.operations import Acting
 from meshwright.mesh.identity.rules import ADMIN, OPERATOR, SUBMITTER, VIEWER, call_context
 from meshwright.mesh.orchestration.registry import Registry

@@ -29,9 +29,9 @@ from meshwright.mesh.identity.rules import (
     VIEWER,
     named,
 )
-from meshwright.mesh.orchestration.again import CancelPage, CancelResult, RetryPage, RetryResult
 from meshwright.mesh.orchestration.cancel_plan import CancelPlan
 from meshwright.mesh.orchestration.cancel_plan import without_names as without_step_names
+from meshwright.mesh.orchestration.reruns import CancelPage, CancelResult, RetryPage, RetryResult
 from meshwright.mesh.orchestration.retry_plan import RetryPlan, without_names
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.task_costs import TaskTree, task_tree

@@ -51,7 +51,7 @@ from meshwright.mesh.identity.rules import (
     shown,
 )
 from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.again import ForkResult, RetryResult
+from meshwright.mesh.orchestration.reruns import ForkResult, RetryResult
 from meshwright.mesh.orchestration.tasks import Leaving, Tasks
 from meshwright.mesh.orchestration.tenants import Tenants
 

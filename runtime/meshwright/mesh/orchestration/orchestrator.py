@@ -31,8 +31,8 @@ from meshwright.engine.work.protocol import (
     TaskKey,
 )
 from meshwright.engine.work.record import NO_TASK, Attempt, TaskRecord
-from meshwright.mesh.orchestration.again import ERASED_HASH, check_again, choose_begin
 from meshwright.mesh.orchestration.registry import Registry
+from meshwright.mesh.orchestration.reruns import ERASED_HASH, check_again, choose_begin
 from meshwright.mesh.orchestration.scoring import classify_fault, may_retry, rules_out
 from meshwright.mesh.orchestration.task_spans import TaskEnding
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from meshwright.agents.run.recorded import APPROVE
+from meshwright.agents.run.recorded_steps import APPROVE
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.display import dollars
 from meshwright.core.encoding import Struct

@@ -64,7 +64,8 @@ from meshwright.mesh.orchestration.acceptance import (
     hash_request,
     make_task,
 )
-from meshwright.mesh.orchestration.again import (
+from meshwright.mesh.orchestration.cancel_plan import CancelPlan, make_plan
+from meshwright.mesh.orchestration.reruns import (
     ForkResult,
     RetryResult,
     asks_to_start_over,
@@ -75,7 +76,6 @@ from meshwright.mesh.orchestration.again import (
     plan_fork,
     steps_kept,
 )
-from meshwright.mesh.orchestration.cancel_plan import CancelPlan, make_plan
 from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, retry_way
 from meshwright.mesh.orchestration.status import MissingAgents
 from meshwright.mesh.orchestration.task_spans import TaskSpans

@@ -16,7 +16,7 @@ from meshwright.parts.coding.acp import PromptEnd
 from meshwright.parts.coding.conversation import AcpConversation
 from meshwright.parts.coding.errors import CodingAgentFailed
 from meshwright.parts.coding.gateway import Gateway
-from meshwright.parts.coding.headless import HeadlessConversation
+from meshwright.parts.coding.headless_conversation import HeadlessConversation
 from meshwright.parts.coding.known_calls import KnownCalls
 from meshwright.parts.coding.pipes import ProgramPipes, last_words
 from meshwright.parts.coding.programs import Launch, make_launch

@@ -30,7 +30,7 @@ from meshwright.kit import (
 )
 from meshwright.mesh.identity.batches import ManyRequest, error_fault
 from meshwright.mesh.identity.filters import InboxCursor, TaskPageQuery, read_filter, require_known
-from meshwright.mesh.orchestration.again import AnswerPage, AnswerResult
+from meshwright.mesh.orchestration.reruns import AnswerPage, AnswerResult
 
 _SHOWN_KINDS = 5
 _KINDS_AT_ONCE = 500

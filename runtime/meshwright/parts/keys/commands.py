@@ -279,6 +279,6 @@ def _rotate_secrets(target: Target) -> None:
 @secrets.command("new-key")
 def _print_key() -> None:
     """Print a new key for the setting secrets.keys."""
-    from meshwright.engine.sql.encrypted import new_key
+    from meshwright.engine.sql.encryption import new_key
 
     click.echo(new_key())

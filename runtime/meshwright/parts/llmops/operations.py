@@ -15,7 +15,7 @@ from meshwright.parts.llmops.event_types import (
     PromptRegistered,
     PromptUnlabelled,
 )
-from meshwright.parts.llmops.live import LivePromptSource
+from meshwright.parts.llmops.live_prompts import LivePromptSource
 from meshwright.parts.llmops.records import (
     MAX_VERSION,
     PromptChange,

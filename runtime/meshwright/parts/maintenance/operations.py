@@ -20,7 +20,7 @@ from meshwright.engine.sql.meta import HELD, delete_note, read_note
 from meshwright.engine.work.entry import ThreadState
 from meshwright.engine.work.record import TaskRecord, thread_ref
 from meshwright.kit import ENDED, HostError, NotFound, Role, Rule, Session, Struct, Worker, operation
-from meshwright.mesh.orchestration.again import ERASED_HASH
+from meshwright.mesh.orchestration.reruns import ERASED_HASH
 from meshwright.money.account import Account
 from meshwright.money.balance import OPENED
 from meshwright.parts.maintenance.verify import (

@@ -25,7 +25,7 @@ from meshwright.engine.work.protocol import ORCHESTRATOR
 from meshwright.engine.work.record import TaskRecord
 from meshwright.kit import ENDED, FINAL, Database, Projection, Session, from_pico, marks
 from meshwright.mesh.orchestration.acceptance import OPENED
-from meshwright.parts.maintenance.rebuilt import Rebuilt
+from meshwright.parts.maintenance.rebuilt_lists import Rebuilt
 
 CLAIMS = frozenset({"task.started", "task.resumed"})
 _ATTEMPT = "attempt.ended"

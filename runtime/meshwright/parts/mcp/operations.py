@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from meshwright.component import Audit, Caller, Mesh
-from meshwright.engine.sql.encrypted import Secrets
+from meshwright.engine.sql.encryption import Secrets
 from meshwright.kit import Identifier, InvalidInput, NotFound, Registry, Role, Rule, WholeInbox, operation
 from meshwright.parts.mcp.consent import (
     ACCEPTED,

@@ -17,7 +17,7 @@ from meshwright import Event, MeshError, ToolContext, ToolFailed
 from meshwright.component import ActorRef, Mesh
 from meshwright.core import topics
 from meshwright.core.redaction import foreign_words
-from meshwright.engine.work.earlier import read_steps
+from meshwright.engine.work.earlier_records import read_steps
 from meshwright.engine.work.protocol import steps_stream
 from meshwright.engine.work.record import read_task
 from meshwright.kit import Backoff

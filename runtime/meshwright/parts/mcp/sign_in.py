@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from meshwright import MeshError
 from meshwright.component import Actor, ActorRef, Turn, turn
 from meshwright.core.redaction import foreign_words
-from meshwright.engine.sql.encrypted import Cipher
+from meshwright.engine.sql.encryption import Cipher
 from meshwright.kit import ConfigError, Runtime, Struct, encode, printable, short, topics
 from meshwright.parts.mcp.event_types import SignInChanged
 from meshwright.parts.mcp.settings import LOOPBACK, McpClient

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
 
 from meshwright import File, ToolContext, ToolFailed, Toolset, WaitExpired
-from meshwright.agents.tools.limited import head_and_tail
+from meshwright.agents.tools.limited_work import head_and_tail
 from meshwright.agents.tools.tool import Effect
 from meshwright.core.comments import mark_arguments
 from meshwright.core.display import left_out_text

@@ -7,7 +7,7 @@ from functools import partial
 
 from meshwright import Event
 from meshwright.component import Caller, Component, Figure, Mesh
-from meshwright.edges.outgoing import HttpPool
+from meshwright.edges.outgoing_requests import HttpPool
 from meshwright.kit import Role
 from meshwright.mesh.components import Check
 from meshwright.parts.sinks.follower import Follower

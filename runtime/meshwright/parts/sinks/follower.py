@@ -11,7 +11,7 @@ from datetime import timedelta
 from meshwright import Event
 from meshwright.component import Mesh
 from meshwright.core.encoding import Json
-from meshwright.edges.outgoing import HttpPool
+from meshwright.edges.outgoing_requests import HttpPool
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey
 from meshwright.engine.events.rows import read_row, unfolded

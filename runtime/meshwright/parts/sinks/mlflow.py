@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from meshwright import Event, Outcome
 from meshwright.core.redaction import redact_data
 from meshwright.core.topics import TASK_PROGRESS
-from meshwright.edges.outgoing import TryLater, parse_json
+from meshwright.edges.outgoing_requests import TryLater, parse_json
 from meshwright.kit import FINAL, NotFound, encode
 from meshwright.parts.sinks.port import SCORED, Refused, SinkServer, read_score
 

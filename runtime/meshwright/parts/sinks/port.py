@@ -11,7 +11,7 @@ from meshwright.agents.prompts.prompt import fields_and_body
 from meshwright.component import Undeliverable, parse_prompt
 from meshwright.core.redaction import foreign_words, redact
 from meshwright.core.task_events import TaskScored
-from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, parse_json
+from meshwright.edges.outgoing_requests import HttpPool, HttpReply, TryLater, asked_pause, parse_json
 from meshwright.kit import NotFound, derived_id
 from meshwright.parts.sinks.settings import SinkSettings
 

@@ -75,7 +75,7 @@ class _Durable:
         return self._group.durable().__await__()
 
 
-class AheadExecutor:
+class ExclusiveExecutor:
     """Runs turns in rounds of the event loop; one batch is filled while one is written."""
 
     def __init__(self, store: ExclusiveStore, around: Surroundings) -> None:

@@ -14,7 +14,7 @@ from meshwright.core.money import ZERO
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work import Work
-from meshwright.engine.work.earlier import read_steps
+from meshwright.engine.work.earlier_records import read_steps
 from meshwright.engine.work.protocol import DELEGATE, TOOL, EndedAttempt
 from meshwright.models.port import CallContext, Settlement
 from meshwright.money.budgets import Budgets

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.agents.run.calls import counted_fields
-from meshwright.agents.run.earlier import open_calls
+from meshwright.agents.run.earlier_changes import open_calls
 from meshwright.core.ids import derived_id
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work import Journal, Work

@@ -12,7 +12,7 @@ from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task, TaskStatus
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import changes_before, read_continued, read_origin
+from meshwright.engine.work.earlier_records import changes_before, read_continued, read_origin
 from meshwright.engine.work.protocol import Begin, EndedAttempt, steps_stream
 from meshwright.engine.work.record import Attempt, TaskRecord, journal_names, thread_ref
 from meshwright.mesh.orchestration.scoring import must_start_over

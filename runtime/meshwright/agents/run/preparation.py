@@ -24,7 +24,7 @@ from meshwright.agents.context.memory import MemoryItem
 from meshwright.agents.context.plan import context_request
 from meshwright.agents.context.service import Compression, ThreadHistory, thread_history
 from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
-from meshwright.agents.run.earlier import earlier_changes
+from meshwright.agents.run.earlier_changes import earlier_changes
 from meshwright.agents.run.memories import recalled
 from meshwright.agents.run.question import render_prompt, summarize_request
 from meshwright.agents.run.state import RunState
