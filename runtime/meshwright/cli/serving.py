@@ -58,6 +58,7 @@ logger = logging.getLogger("meshwright.watchdog")
 LISTENER = "MESHWRIGHT_LISTENER"
 """The variable by which a run hands its listening socket to the one that replaces it."""
 _SWITCH_SECONDS = 0.001
+_GROUPS_BEFORE_PROCESS = 500
 
 YOUNG_OBJECTS = 5_000  # more than were freed since: where 1,000 tasks wait, one walks ten times as many
 IDLE_OBJECTS = 50_000  # set aside since the last full collection: worth another while nothing runs
@@ -100,6 +101,16 @@ def writes_apart(settings: Settings) -> bool:
     """Whether a process of its own is to write to SQLite, in a mesh that serves."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return settings.writer == "process" or (settings.writer == "auto" and cores > 1)
+
+
+def groups_before_apart(settings: Settings) -> int | None:
+    """The groups of writes after which a process of its own is to write. None means never.
+
+    Its start costs almost a second of a core, and 50 MB, which a mesh with little to do is spared.
+    """
+    if not writes_apart(settings):
+        return None
+    return 0 if settings.writer == "process" else _GROUPS_BEFORE_PROCESS
 
 
 def start_again(listener: socket) -> None:

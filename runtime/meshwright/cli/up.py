@@ -276,7 +276,7 @@ async def _serve(
     Raises Abort where it was asked to stop once more before that.
     """
     from meshwright.agents.prompts import PromptSources
-    from meshwright.cli.serving import collecting, writes_apart
+    from meshwright.cli.serving import collecting, groups_before_apart
     from meshwright.engine.work import Worker
 
     worker = mesh.get(Worker)
@@ -284,8 +284,9 @@ async def _serve(
     with watched as watch_api:
         async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
-            if writes_apart(mesh.settings):
-                mesh.database.write_apart()
+            groups = groups_before_apart(mesh.settings)
+            if groups is not None:
+                mesh.database.write_apart(after_groups=groups)
             await serving(mesh, listener, partial(watch_api, listener))
             has_drained = await _drain(worker, mesh.settings.drain_seconds)
     if not has_drained:

@@ -237,7 +237,7 @@ async def test_a_worker_that_freezes_in_a_commit_holds_up_no_other(
     (tmp_path / "actors" / "slow.py").write_text(AGENT)
     up = ("up", "--port", "0", "--trust")
     async with (
-        process(tmp_path / "one", postgres_url, *up) as one,
+        process(tmp_path / "one", postgres_url, *up, MESH_WRITER="process") as one,
         process(tmp_path / "two", postgres_url, *up) as two,
         asyncio.timeout(240),
         aiohttp.ClientSession(await ready(one)) as of_one,

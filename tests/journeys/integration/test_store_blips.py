@@ -209,7 +209,8 @@ async def worker(folder: Path, name: str, database: Address) -> AsyncIterator[tu
     """A process of the mesh, and its address."""
     with (folder / f"{name}.log").open("wb") as log:
         command = [*MESH, "up", "--port", "0", "--trust", "--data", str(folder / name)]
-        process = await start(command, {"MESH_DATABASE": database}, cwd=folder, stdout=PIPE, stderr=log)
+        environment = {"MESH_DATABASE": database, "MESH_WRITER": "process"}
+        process = await start(command, environment, cwd=folder, stdout=PIPE, stderr=log)
     assert isinstance(process, Forked) and process.stdout is not None
     try:
         line = (await process.stdout.readline()).decode()

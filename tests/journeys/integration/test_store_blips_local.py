@@ -12,7 +12,7 @@ import pytest
 
 from meshwright.parts.proving.processes import writer_pids
 from tests.journeys.integration.test_store_blips import SLOW_PAYER
-from tests.run import DAPR
+from tests.run import DAPR, cores
 from tests.support.running_mesh import MESH, UP, RunningMesh, mesh_up
 
 
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 
 
 async def test_a_call_outlives_the_process_that_writes_to_sqlite(project: Path) -> None:
-    async with mesh_up(project / "data", up=UP, cwd=project) as mesh:
+    async with mesh_up(project / "data", up=UP, cwd=project, MESH_WRITER="process") as mesh:
         while not writer_pids(mesh.process.pid):
             await asyncio.sleep(0.02)
 
@@ -47,6 +47,16 @@ async def test_a_call_outlives_the_process_that_writes_to_sqlite(project: Path) 
                 os.kill(pid, signal.SIGKILL)
 
         await paid_once(project, mesh, kill_writer)
+
+
+@pytest.mark.skipif(cores() < 2, reason="one core: the mesh has no second process")
+async def test_a_second_process_writes_once_there_is_much_to_write(tmp_path: Path) -> None:
+    async with mesh_up(tmp_path) as mesh:
+        await mesh.outcome(await mesh.submit("Who are you?"))
+        assert writer_pids(mesh.process.pid) == []
+        while not writer_pids(mesh.process.pid):
+            await mesh.outcome(await mesh.submit("Who are you?"))
+        assert (await mesh.outcome(await mesh.submit("Who are you?")))["success"]
 
 
 @pytest.mark.needs(*DAPR)

@@ -36,7 +36,8 @@ class Settings(BaseModel):
     durability: Literal["full", "normal"] = "full"
     """`full`: accepted tasks survive a power cut; `normal`: only kill -9, but commits are faster."""
     writer: Literal["auto", "thread", "process"] = "auto"
-    """Writer of SQLite: a `process` of its own (50 MB) or a `thread`; `auto`: a process on two cores."""
+    """Writer of SQLite: a `process` of its own (50 MB) or a `thread`; `auto`: on two cores, a process after
+    500 commits."""
     log_level: str = ""
     """A level, or LOGGER=LEVEL, separated by commas."""
     log_format: Literal["auto", "text", "json"] = "auto"

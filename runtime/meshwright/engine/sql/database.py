@@ -279,8 +279,11 @@ class Database(ABC):
         assert self._thread is not None
         await asyncio.to_thread(self._thread.shutdown)
 
-    def write_apart(self) -> asyncio.Future[None] | None:
-        """Begin to write in a process of its own, where the database can; the result says from when on."""
+    def write_apart(self, *, after_groups: int = 0) -> asyncio.Future[None] | None:
+        """Begin to write in a process of its own, where the database can; the result says from when on.
+
+        The process starts at once, or after so many groups of writes.
+        """
         return None
 
     @abstractmethod

@@ -167,8 +167,7 @@ class WriterProcess:
 
 
 class ApartDatabase(Database):
-    """Writes in a thread, and from `write_apart` on in a process. If that process ends, another is
-    started."""
+    """Writes in a thread, and after `write_apart` in a process. If that process ends, another is started."""
 
     def __init__(self, location: str, folder: Path) -> None:
         super().__init__(location, folder)
@@ -177,11 +176,17 @@ class ApartDatabase(Database):
         self._sent: Sequence[WriteJob] = ()
         self._pauses = Backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, jitter=0.0)
         self._restart: asyncio.TimerHandle | None = None
+        self._groups_before = 0  # that the thread writes before a process is started
 
-    def write_apart(self) -> asyncio.Future[None]:
-        """Begin to write in a process of its own; until the result is there, the thread writes."""
+    def write_apart(self, *, after_groups: int = 0) -> asyncio.Future[None]:
+        """Begin to write in a process of its own, at once or after so many groups of writes.
+
+        Until the result is there, the thread writes.
+        """
         self._ready = asyncio.get_running_loop().create_future()
-        self._start_apart()
+        self._groups_before = after_groups
+        if not after_groups:
+            self._start_apart()
         return self._ready
 
     @property
@@ -212,6 +217,10 @@ class ApartDatabase(Database):
     def _write(self, jobs: Sequence[WriteJob]) -> None:
         if self._process is None or not self._process.is_ready or not self._may_write_apart(jobs):
             super()._write(jobs)
+            if self._groups_before:
+                self._groups_before -= 1
+                if not self._groups_before:
+                    self._start_apart()
             return
         self._sent = jobs
         try:
