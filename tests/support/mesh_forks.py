@@ -160,6 +160,7 @@ def _serve(jobs: socket.socket) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     mimetypes.init()  # reads files of the system
+    _describe_toolsets()
     gc.freeze()  # forks share the pages that no collection writes to
     while True:
         message, descriptors, *_ = socket.recv_fds(jobs, 1, 5)
@@ -179,6 +180,18 @@ def _import_all(package: ModuleType) -> None:
     for module in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+
+
+def _describe_toolsets() -> None:
+    """Describe the methods of toolsets, as the first mesh of a process does that uses them."""
+    from meshwright.agents.tools.functions import describe_method
+    from meshwright.agents.tools.tool import MARK
+
+    for name in [name for name in sys.modules if name.startswith("meshwright.toolsets.")]:
+        for owner in vars(sys.modules[name]).values():
+            for method in vars(owner).values() if isinstance(owner, type) else ():
+                if hasattr(method, MARK):
+                    describe_method(method)
 
 
 def _keep(told: int, job: int, *streams: int) -> None:

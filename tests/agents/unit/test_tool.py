@@ -58,6 +58,12 @@ def tools(almanac: Almanac) -> dict[str, Tool]:
     return {each.name: each for each in limited_tools(almanac)}
 
 
+def test_instances_of_a_class_have_parameters_of_their_own(tools: dict[str, Tool]) -> None:
+    for spec in limited_tools(Almanac()):
+        spec.parameters["properties"].clear()
+    assert any(spec.parameters["properties"] for spec in tools.values())
+
+
 def test_tools_are_the_marked_methods_in_the_order_of_writing(tools: dict[str, Tool]) -> None:
     assert list(tools) == ["sunrise", "forecast", "who-asks", "anything", "first"]
     assert [each.idempotent for each in tools.values()] == [True, False, False, False, False]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import cache, partial
+from copy import deepcopy
+from functools import cache, lru_cache, partial
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -56,24 +57,14 @@ class FunctionTool(Tool):
         self._preview = _find_preview(function, declaration.preview)
         self._check = _find_check(function, declaration.check)
         self.threads = threads or ToolThreads()
-        self.description, meanings = read_docstring(function.__doc__ or "")
+        method = getattr(function, "__func__", None)
         try:
-            hints = get_type_hints(function, include_extras=True)
-            parameters = tool_parameters(function)
-            self._context_names = [name for name in parameters if hints[name] is ToolContext]
-            self._names = [name for name in parameters if name not in self._context_names]
-            fields: dict[str, Any] = {
-                # Numbered, because a parameter's name may be one that a model's attribute has.
-                f"argument_{number}": (hints[name], _field(parameters[name], meanings.get(name)))
-                for number, name in enumerate(self._names)
-            }
-            config = ConfigDict(extra="forbid", allow_inf_nan=False)
-            self._model: type[BaseModel] = create_model("Arguments", __config__=config, **fields)
-            self.parameters = self._model.model_json_schema(schema_generator=WithoutTitles)
+            described = _describe(function) if method is None else describe_method(method)
         except (NameError, AttributeError, TypeError, PydanticUserError) as error:
             remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
             raise refusal(function, f"has a type that cannot be read: {error}", remedy) from error
-        del self.parameters["title"]
+        self.description, self._names, self._context_names, self._model, parameters = described
+        self.parameters = deepcopy(parameters)
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Check the arguments, and run the function."""
@@ -134,6 +125,40 @@ class FunctionTool(Tool):
             remedy = f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}"
             raise InvalidInput(problem, remedy=remedy, field=places[0]) from error
         return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self._names)}
+
+
+class Description(NamedTuple):
+    """A function as models see it: the text of its docstring, and its arguments."""
+
+    text: str
+    names: Sequence[str]
+    context_names: Sequence[str]
+    model: type[BaseModel]
+    parameters: dict[str, Any]
+
+
+def _describe(function: Callable[..., Any]) -> Description:
+    text, meanings = read_docstring(function.__doc__ or "")
+    hints = get_type_hints(function, include_extras=True)
+    parameters = tool_parameters(function)
+    context_names = [name for name in parameters if hints[name] is ToolContext]
+    names = [name for name in parameters if name not in context_names]
+    fields: dict[str, Any] = {
+        # Numbered, because a parameter's name may be one that a model's attribute has.
+        f"argument_{number}": (hints[name], _field(parameters[name], meanings.get(name)))
+        for number, name in enumerate(names)
+    }
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model: type[BaseModel] = create_model("Arguments", __config__=config, **fields)
+    schema = model.model_json_schema(schema_generator=WithoutTitles)
+    del schema["title"]
+    return Description(text, names, context_names, model, schema)
+
+
+@lru_cache(maxsize=1024)
+def describe_method(function: Callable[..., Any]) -> Description:
+    """Describe a method of a class, once for all its instances: a model of pydantic takes milliseconds."""
+    return _describe(function)
 
 
 def collect_tools(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
