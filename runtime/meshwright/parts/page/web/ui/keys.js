@@ -45,7 +45,7 @@ function press(event) {
   event.preventDefault();
   if (target.tagName === "INPUT") target.focus();
   else if (target.dataset.always || Date.now() - pressedAt > SEEN_MS) {
-    if (!target.dataset.always) pressedAt = Date.now(); // what is shown may be about to change
+    pressedAt = Date.now(); // what is shown may be about to change
     target.click();
   }
 }
