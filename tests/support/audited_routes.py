@@ -27,6 +27,12 @@ CHANGES = {
     "POST /tasks/{task_id}/reveal": Change(
         "question.revealed", "tasks/{asked_5}", {"key": "{wait_5}"}, at={"task_id": "asked_5"}
     ),
+    "POST /inbox/{question_id}/claim": Change(
+        "question.claimed", "tasks/{asked_5}", at={"question_id": "question_5"}
+    ),
+    "POST /inbox/{question_id}/release": Change(
+        "question.released", "tasks/{asked_5}", at={"question_id": "question_5"}
+    ),
     "POST /budgets/raise": Change(
         "budget.raised", "tasks/{asked_1}", {"task_id": "{asked_1}", "amount_usd": "1"}
     ),

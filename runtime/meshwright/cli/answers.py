@@ -1,4 +1,4 @@
-"""`mesh inbox`, and its commands that answer one question or many: approve, deny and answer."""
+"""`mesh inbox`, and its commands that claim a question, and answer one or many: approve, deny and answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshwright.console.nouns import Noun, completes
 from meshwright.console.options import JSON_OBJECT, JSON_VALUE, Target, from_stdin, mesh_options, utf8
 from meshwright.console.output import document
 from meshwright.console.questions import answer_command, is_for_money, parse_answer, short_name
-from meshwright.core.display import Document, printable, short
+from meshwright.core.display import Document, local_time, printable, short
 from meshwright.core.errors import Conflict, InvalidInput, MeshError
 from meshwright.core.schema import takes_approval
 
@@ -36,6 +36,10 @@ _many_options = many_options(
         metavar="KIND",
         help="Only of this kind, as --dry-run shows it; questions of several kinds are not answered at once.",
     ),
+)
+
+_anyway_option = click.option(
+    "--anyway", is_flag=True, help="Also a question that somebody else has claimed: `mesh inbox ID` says who."
 )
 
 _AnswerOne = Callable[["Question", Connection], Awaitable[str]]
@@ -90,9 +94,12 @@ def _planned(question: Document) -> str:
     metavar="JSON",
     help="Run the call with these arguments instead, all of them; for one call alone.",
 )
+@_anyway_option
 @_many_options
 @mesh_options
-def approve(target: Target, many: Many, reason: str | None, arguments: Document | None) -> int:
+def approve(
+    target: Target, many: Many, reason: str | None, arguments: Document | None, *, anyway: bool
+) -> int:
     """Approve what tasks wait for.
 
     \b
@@ -103,33 +110,37 @@ def approve(target: Target, many: Many, reason: str | None, arguments: Document 
     ID is as `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin.
     """
     if arguments is None:
-        return _decide(target, many, {"approve": True}, reason)
+        return _decide(target, many, {"approve": True}, reason, anyway=anyway)
     if not many.is_one:
         raise click.UsageError("--arguments are for one call: name its ID alone", _context())
-    return _decide(target, many, {"approve": True, "arguments": arguments}, reason)
+    return _decide(target, many, {"approve": True, "arguments": arguments}, reason, anyway=anyway)
 
 
 @click.command()
 @_ids_argument
 @click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
+@_anyway_option
 @_many_options
 @mesh_options
-def deny(target: Target, many: Many, reason: str) -> int:
+def deny(target: Target, many: Many, reason: str, *, anyway: bool) -> int:
     """Deny what tasks ask approval for.
 
     The agent gets the reason. Denied money for a budget, all tasks that wait for it fail. ID is as
     `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin. With filters it
     is for all open questions of one kind.
     """
-    return _decide(target, many, {"approve": False}, reason)
+    return _decide(target, many, {"approve": False}, reason, anyway=anyway)
 
 
 @click.command()
 @click.argument("words", metavar="[ID] [TEXT]", nargs=-1, shell_complete=completes("question"))
 @click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
+@_anyway_option
 @_many_options
 @mesh_options
-def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any] | None) -> int:
+def answer(
+    target: Target, words: tuple[str, ...], many: Many, value: tuple[Any] | None, *, anyway: bool
+) -> int:
     """Answer what tasks wait for.
 
     \b
@@ -148,16 +159,17 @@ def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any]
 
     async def one(question: Question, mesh: Connection) -> str:
         shaped = argument if text is None else parse_answer(question.answer_schema, text)
-        return _sent("answered", question, await mesh.client.answer(question, shaped), mesh)
+        view = await mesh.client.answer(question, shaped, anyway=anyway)
+        return _sent("answered", question, view, mesh)
 
-    return _answer(target, many._replace(ids=ids), one, argument)
+    return _answer(target, many._replace(ids=ids), one, argument, anyway=anyway)
 
 
-def _answer(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
+def _answer(target: Target, many: Many, one: _AnswerOne, value: Any, *, anyway: bool) -> int:
     """Answer one question, and say how its task goes on; or many, with a line for each."""
     many.require_one_way("a question")
     if not many.is_one or many.dry_run or many.as_json:
-        return _answer_many(target, many, one, value)
+        return _answer_many(target, many, one, value, anyway=anyway)
 
     async def send(mesh: Connection) -> str:
         return await one(await _find_open(mesh.client, many.ids[0]), mesh)
@@ -166,21 +178,21 @@ def _answer(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
     return 0
 
 
-def _answer_many(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
+def _answer_many(target: Target, many: Many, one: _AnswerOne, value: Any, *, anyway: bool) -> int:
     kinds = list[str]()
 
     async def named_one(mesh: Connection, name: str) -> Document:
         return await _answer_named(mesh, name, one, value, kinds, dry_run=many.dry_run)
 
     async def found(mesh: Connection, **fields: Any) -> list[Any]:
-        return await mesh.client.answer_all(value, **fields)
+        return await mesh.client.answer_all(value, anyway=anyway, **fields)
 
     results = many.do(target, named_one, found, "{count} question{s} {are} answered.", _planned)
     empty = "no such open questions; mesh inbox lists what waits for a person"
     return many.show(results, _told_answered, "not answered", empty)
 
 
-def _decide(target: Target, many: Many, decision: Document, reason: str | None) -> int:
+def _decide(target: Target, many: Many, decision: Document, reason: str | None, *, anyway: bool) -> int:
     answer = {**decision, "reason": reason} if reason else decision
 
     async def one(question: Question, mesh: Connection) -> str:
@@ -197,12 +209,12 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
                 remedy=f"Answer it: {answer_command(document(question), mesh.options)}",
                 field="id",
             )
-        view = await mesh.client.answer(question, answer)
+        view = await mesh.client.answer(question, answer, anyway=anyway)
         arguments = decision.get("arguments")
         how = "" if arguments is None else f" with {short(json.dumps(arguments, ensure_ascii=False))} instead"
         return _sent(f"approved{how}" if decision["approve"] else "denied", question, view, mesh)
 
-    return _answer(target, many, one, answer)
+    return _answer(target, many, one, answer, anyway=anyway)
 
 
 async def _find_open(client: Client, part: str) -> Question:
@@ -241,6 +253,38 @@ def _sent(verb: str, question: Question, view: TaskView | None, mesh: Connection
     return f"{verb}: {short(question.question)}\ntask {question.task_id} {goes_on}"
 
 
+@click.command()
+@click.argument("question_id", metavar="ID", shell_complete=completes("question"))
+@mesh_options
+def claim(target: Target, question_id: str) -> None:
+    """Say that you are looking at a question.
+
+    Answers of others are refused meanwhile, unless they say --anyway. It ends with the answer, after
+    [inbox] claim_seconds, or by `mesh inbox release ID`; claim it again to renew that.
+    """
+
+    async def send(mesh: Connection) -> str:
+        question = await find_question(mesh.client, question_id)
+        claimed = document(await mesh.client.claim(question))
+        return f"claimed until {local_time(claimed['claimed_until'])}: {short(question.question)}"
+
+    click.echo(talk(target, send, need="change"))
+
+
+@click.command()
+@click.argument("question_id", metavar="ID", shell_complete=completes("question"))
+@mesh_options
+def release(target: Target, question_id: str) -> None:
+    """End your claim of a question."""
+
+    async def send(mesh: Connection) -> str:
+        question = await find_question(mesh.client, question_id)
+        await mesh.client.release_claim(question)
+        return f"released: {short(question.question)}"
+
+    click.echo(talk(target, send, need="change"))
+
+
 @click.group(cls=Noun)
 def inbox() -> None:
     """List what waits for a person, show one, answer it.
@@ -250,5 +294,5 @@ def inbox() -> None:
     """
 
 
-for command in (list_questions, show_question, approve, deny, answer):
+for command in (list_questions, show_question, claim, release, approve, deny, answer):
     inbox.add_command(command)

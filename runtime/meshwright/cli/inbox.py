@@ -109,7 +109,14 @@ async def find_question(client: Client, part: str) -> Question:
 
 def _asked(question: Document) -> str:
     tasks = question.get("tasks", 1)
-    return f"{short(_title(question))}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
+    claimed = f"({question['claimed_by']} is looking) " if question.get("claimed_by") else ""
+    return f"{claimed}{short(_title(question))}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
+
+
+def _claim(question: Document) -> str:
+    if not question.get("claimed_by"):
+        return ""
+    return f"{question['claimed_by']} is looking, until {local_time(question['claimed_until'])}"
 
 
 def _title(question: Document) -> str:
@@ -187,6 +194,7 @@ def _page(question: Document, options: str) -> str:
         ("task", question["task_id"]),
         ("agent", question.get("agent_id") or ""),
         ("since", local_time(question.get("since"))),
+        ("claimed", _claim(question)),
         *question_lines(question, options),
     ]
     if question.get("ended_at"):

@@ -149,6 +149,32 @@ class QuestionReached(Payload, type="question.reached", word="reached"):
         return (f"the question is shown to {self.by or '?'}",)
 
 
+class QuestionClaimed(Payload, type="question.claimed", word="claimed"):
+    """A person says that they are looking at a question; of two who say so, it is the first one's."""
+
+    key: Fact[str]
+    """of the question"""
+    by: Fact[str]
+    """the caller"""
+    until: Fact[datetime]
+    """when the claim ends by itself"""
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (f"{self.by or '?'} is looking at the question",)
+
+
+class QuestionReleased(Payload, type="question.released", word="released"):
+    """A person no longer looks at a question that they had claimed."""
+
+    key: Fact[str]
+    """of the question"""
+    by: Fact[str]
+    """the caller"""
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (f"{self.by or '?'} is no longer looking at the question",)
+
+
 class ApprovalRequested(WorkPayload, type="approval.requested", word="approval"):
     key: Fact[str]
     tool: Fact[str | None]

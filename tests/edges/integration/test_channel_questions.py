@@ -108,6 +108,27 @@ async def test_question_is_answered_in_the_chat_by_those_who_may(tmp_path: Path)
     assert reached.payload["by"] == "channel chat"
 
 
+async def test_a_claimed_question_is_answered_in_the_chat_only_deliberately(tmp_path: Path) -> None:
+    async with FakeChats() as chats:
+        given = http_channel(chats, agent="asker", answer_by=["ada"])
+        async with channels(tmp_path, Asker, chat=given) as api:
+            _, asked = await say(api, "chat", "m-1", "paint it")
+            await chats.until(1)
+            [item] = (await api.get("/inbox"))["items"]
+            assert (await api.call("POST", f"/inbox/{item['id']}/claim"))[0] == 200
+            _, refused = await say(api, "chat", "m-2", "green")
+            [_, notice] = await chats.until(2)
+            assert (await api.get("/inbox"))["items"][0]["status"] == "open"
+            await say(api, "chat", "m-3", "Anyway: dark green")
+            [*_, reply] = await chats.until(3)
+            accepted = await api.mesh.log.query(EventFilter(event_type="task.accepted"))
+    assert refused["accepted"][0]["task_id"] == asked["accepted"][0]["task_id"]
+    assert notice["content"].startswith("anonymous is looking at that question until ")
+    assert notice["content"].endswith("To answer all the same, begin your reply with the word anyway.")
+    assert reply["content"] == "They said: dark green"
+    assert len(accepted) == 1
+
+
 class Boss(Agent):
     """Has the asker ask, and passes on what that says."""
 

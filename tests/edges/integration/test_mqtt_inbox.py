@@ -66,6 +66,15 @@ async def listed(looker: Client, *questions: str) -> list[dict[str, Any]]:
     return (await looker.documents(INBOX, enough))[-1]["items"]
 
 
+async def claimed(looker: Client) -> list[dict[str, Any]]:
+    """Wait until each question of the inbox has an owner."""
+
+    def enough(found: list[Any]) -> bool:
+        return bool(found) and all(item.get("claimed_by") for item in found[-1]["items"])
+
+    return (await looker.documents(INBOX, enough))[-1]["items"]
+
+
 def answer_topic(question: dict[str, Any], client_id: str = "") -> str:
     named = f"clients/{client_id}/" if client_id else ""
     return f"mesh/default/{named}tasks/{question['task_id']}/answer"
@@ -80,7 +89,10 @@ async def test_the_inbox_is_kept_and_a_question_leaves_it_when_answered(api: Api
             body = {"key": question["wait_id"], "value": value}
             problem = await ask(broker, answer_topic(question), body)
             assert (problem["status"], problem["field"]) == (422, field)
+        assert (await api.call("POST", f"/inbox/{question['id']}/claim"))[0] == 200
+        assert [item["claimed_by"] for item in await claimed(looker)] == ["anonymous"]
         body = {"key": question["wait_id"], "value": {"approve": False, "reason": "not now"}}
+        body["anyway"] = True
         assert (await ask(broker, answer_topic(question), body))["task_id"] == task_id
         await listed(looker)
         problem = await ask(broker, answer_topic(question), body)

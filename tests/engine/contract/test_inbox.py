@@ -95,6 +95,50 @@ async def test_a_question_says_whom_it_reached_first(store: LogOnFile) -> None:
     assert (ended_question.status, ended_question.reached_by) == ("answered", "channel support")
 
 
+def claimed(by: str, minutes: float, path: str = "1") -> Event:
+    """A claim of ten minutes, some minutes after the start."""
+    at = START + timedelta(minutes=minutes)
+    payload = {"key": key("t-1", path), "by": by, "until": (at + timedelta(minutes=10)).isoformat()}
+    return about("t-1", "question.claimed", payload).model_copy(update={"time": at})
+
+
+def released(by: str) -> Event:
+    return about("t-1", "question.released", {"key": key("t-1"), "by": by})
+
+
+async def owner(store: LogOnFile) -> tuple[str | None, timedelta | None]:
+    """The caller who has claimed the first question, and how long after the start that ends."""
+    [first, *_] = await questions(store, with_ended=True)
+    return first.claimed_by, first.claimed_until and first.claimed_until - START
+
+
+async def test_the_first_of_two_claims_counts_until_it_ends(store: LogOnFile) -> None:
+    await store.write([*begun("t-1"), waiting("t-1"), waiting("t-1", "2")])
+    assert await owner(store) == (None, None)
+    await store.write([claimed("ada", 0), claimed("bob", 0)])  # in one commit
+    assert await owner(store) == ("ada", timedelta(minutes=10))
+    await store.write([claimed("bob", 9), claimed("ada", 9), claimed("bob", 12)])  # ada renews it
+    assert await owner(store) == ("ada", timedelta(minutes=19))
+    await store.write([claimed("bob", 19)])
+    assert await owner(store) == ("bob", timedelta(minutes=29))
+    assert (await questions(store))[1].claimed_by is None
+    [question, _] = await questions(store)
+    assert question.at(START + timedelta(minutes=28)) == question
+    assert question.at(START + timedelta(minutes=29)).claimed_by is None
+
+
+async def test_a_claim_ends_by_its_owner_and_with_the_question(store: LogOnFile) -> None:
+    await store.write([*begun("t-1"), waiting("t-1"), claimed("ada", 0), released("bob")])
+    assert (await owner(store))[0] == "ada"
+    await store.write([released("ada")])
+    assert await owner(store) == (None, None)
+    await store.write([claimed("bob", 1), wait_ended("t-1"), claimed("ada", 20)])
+    assert await owner(store) == (None, None)
+    before = await questions(store, with_ended=True)
+    await store.log.rebuild()
+    assert await questions(store, with_ended=True) == before
+
+
 async def test_an_end_that_arrives_before_its_question_counts(store: LogOnFile) -> None:
     await store.write([*begun("t-1"), wait_ended("t-1"), waiting("t-1")])
     assert await questions(store) == []

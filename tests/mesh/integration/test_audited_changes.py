@@ -24,6 +24,7 @@ from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.mqtt.outgoing_messages import TASK_VERBS
 from meshwright.engine.events.audit import RECORDED
 from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import question_id
 from meshwright.engine.events.verify import verify
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.keys import Keys
@@ -117,6 +118,7 @@ async def asked(api: Api, world: World, number: int, agent_id: str = "asker") ->
     )
     task_id = world[f"asked_{number}"] = receipt["task_id"]
     world[f"wait_{number}"] = await waiting(api, task_id)
+    world[f"question_{number}"] = question_id("default", world[f"wait_{number}"])
     return task_id
 
 

@@ -22,6 +22,7 @@ from meshwright.core.messages import Caller
 from meshwright.core.operations import get_operation, get_operations
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import EventFilter, TaskFilter
+from meshwright.engine.events.inbox import question_id
 from meshwright.engine.work.protocol import Wait
 from meshwright.mesh.identity.administration import Administration, ModelOperations
 from meshwright.mesh.identity.batches import Batches
@@ -66,6 +67,8 @@ outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
 reply        saA     aA     saA   aA
 reveal       saA     aA     saA   aA
+claim        saA     aA     -     -
+release_claim saA    aA     -     -
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
 retry_plan   soA     oA     -     -
@@ -190,6 +193,7 @@ class AllOperations:
 
     def __init__(self, mesh: Mesh, by: Caller) -> None:
         self._kinds = [kind(mesh, by) for kind in KINDS]
+        self.tenant_id = by.tenant_id
 
     def __getattr__(self, name: str) -> Any:
         return next(getattr(kind, name) for kind in self._kinds if hasattr(kind, name))
@@ -206,6 +210,8 @@ USES: dict[str, Callable[[AllOperations, Target], Any]] = {
     "answer": lambda ops, task: ops.answer(task.waiting, task.question, "yes"),
     "reply": lambda ops, task: ops.reply(task.waiting, "yes"),
     "reveal": lambda ops, task: ops.reveal(task.waiting, task.question),
+    "claim": lambda ops, task: ops.claim(question_id(ops.tenant_id, task.question)),
+    "release_claim": lambda ops, task: ops.release_claim(question_id(ops.tenant_id, task.question)),
     "cancel": lambda ops, task: ops.cancel(task.waiting),
     "retry": lambda ops, task: ops.retry(task.ended),
     "cancel_plan": lambda ops, task: ops.cancel_plan(task.waiting),

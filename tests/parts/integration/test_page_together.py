@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, expect
 from meshwright import Agent, Capability, Run
 from meshwright.engine.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import Releaser, open_view, questions
+from tests.support.page import ADMIN, ADMINS, Releaser, open_view, press, questions
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -193,3 +193,71 @@ async def test_an_answer_to_another_question_than_the_one_shown_is_refused(tmp_p
         assert page["items"][0]["refused"]["type"] == "Conflict"
         await approve(api, first)
         assert await open_ids(api) == [second["id"]]
+
+
+async def key_for(api: Api, name: str) -> str:
+    """A key of a person who may answer."""
+    request = {"name": name, "roles": ["approver", "contents"]}
+    status, key = await api.call("POST", "/keys", json=request, headers=ADMIN)
+    assert status < 300, key
+    return key["key"]
+
+
+async def test_a_claimed_question_is_answered_by_another_only_deliberately(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with http_mesh(tmp_path, Releaser, **ADMINS) as api:
+        tail = api.mesh.log.tail(EventFilter(event_type="task.waiting", after_seq=0))
+        for number in range(2):
+            request = {"agent_id": "releaser", "payload": {"text": f"release {number}"}}
+            await api.call("POST", "/tasks", json=request, headers=ADMIN)
+            await asyncio.wait_for(anext(tail), 60)
+        await tail.aclose()
+        tokens = {name: await key_for(api, name) for name in ("ada", "bob")}
+        async with (
+            open_view(browser, api, "inbox", tokens["ada"]) as ada,
+            open_view(browser, api, "inbox", tokens["bob"]) as bob,
+        ):
+            approve_it = card(bob).get_by_role("button", name="Approve")
+            await expect(approve_it).to_be_enabled()
+            await expect(card(ada).get_by_role("button", name="I take it")).to_be_visible()
+            await ada.keyboard.press("c")
+            await expect(card(ada)).to_contain_text("You are looking; that ends in")
+            await expect(card(bob)).to_contain_text("ada is looking; that ends in")
+            await expect(questions(bob).first).to_contain_text("ada is looking")
+            await expect(approve_it).to_be_disabled()
+            await expect(card(ada).get_by_role("button", name="Approve")).to_be_enabled()
+            await press(ada, "Let it go")
+            await expect(approve_it).to_be_enabled()
+            await ada.keyboard.press("c")
+            await expect(approve_it).to_be_disabled()
+            await press(bob, "Answer although ada is looking")
+            await approve_it.click()
+            await expect(card(ada)).to_contain_text("Approved by bob")
+            await expect(questions(bob)).to_have_count(1)
+
+
+async def test_an_answer_that_was_on_its_way_when_another_claimed_says_who(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with http_mesh(tmp_path, Releaser, **ADMINS) as api:
+        tail = api.mesh.log.tail(EventFilter(event_type="task.waiting", after_seq=0))
+        request = {"agent_id": "releaser", "payload": {"text": "release"}}
+        await api.call("POST", "/tasks", json=request, headers=ADMIN)
+        await asyncio.wait_for(anext(tail), 60)
+        await tail.aclose()
+        ada = {"Authorization": f"Bearer {await key_for(api, 'ada')}"}
+        async with open_view(browser, api, "inbox", await key_for(api, "bob")) as bob:
+            approve_it = card(bob).get_by_role("button", name="Approve")
+            await expect(approve_it).to_be_enabled()
+            await bob.route("**/inbox?**", lambda route: route.abort())  # it hears of nothing more
+            _, page = await api.call("GET", "/inbox", headers=ada)
+            [item] = page["items"]
+            status, claim = await api.call("POST", f"/inbox/{item['id']}/claim", headers=ada)
+            assert (status, claim["claimed_by"]) == (200, "ada")
+            await approve_it.click()
+            await expect(bob.get_by_text("Not sent: ada is looking at that question until")).to_be_visible()
+            await bob.unroute("**/inbox?**")
+            await expect(card(bob)).to_contain_text("ada is looking")
+            _, page = await api.call("GET", "/inbox", headers=ada)
+            assert [one["claimed_by"] for one in page["items"]] == ["ada"]

@@ -160,19 +160,56 @@ class ChannelReceiver:
             question = await self._mesh.get(Inbox).next_question(tenant_id, thread_id)
             if came_before := await self._mesh.log.query(earlier):  # after the inbox, which knows no more
                 return came_before[0].task_id
-            value = None if question is None else parse_answer(question, message.content)
-            if question is None or value is None:
+            if question is None:
+                return None
+            content, anyway = self._read_claimed(question, message.content, caller)
+            if (value := parse_answer(question, content)) is None:
                 return None
             try:
-                await answering.answer(question.task_id, question.wait_id, value, idempotency_key=key)
+                await answering.answer(
+                    question.task_id, question.wait_id, value, anyway=anyway, idempotency_key=key
+                )
             except (Forbidden, InvalidInput):
                 return None
-            except (NotFound, Conflict):  # it was answered a moment ago, maybe with this very message
+            except (
+                NotFound,
+                Conflict,
+            ) as error:  # it was answered a moment ago, maybe with this very message
+                if error.field == "anyway":
+                    await self._say_claimed(channel, message, error)
+                    return question.task_id
                 if not await self._has_ended(question, tenant_id):
                     return None
             else:
                 return question.task_id
         return None
+
+    def _read_claimed(self, question: Question, text: str, caller: Caller) -> tuple[str, bool]:
+        """A text without its first word, and true, where that says to answer what another has claimed."""
+        claimed_by = question.at(self._mesh.runtime.clock.now()).claimed_by
+        word, _, rest = text.strip().partition(" ")
+        if claimed_by in (None, caller.requested_by) or word.strip(".,:;!").casefold() != _ANYWAY:
+            return text, False
+        return rest, True
+
+    async def _say_claimed(self, channel: ChatChannel, message: ChannelMessage, refused: MeshError) -> None:
+        """Post that an answer does not count, since another caller is looking at the question."""
+        settings = channel.settings
+        reply = ChannelMessage(
+            id=derived_id(settings.tenant, channel.name, message.id, "claimed"),
+            tenant_id=settings.tenant,
+            channel=settings.kind,
+            channel_metadata=message.channel_metadata,
+            sender=settings.persona.name if settings.persona else settings.agent_id(channel.name),
+            content=f"{refused.message}. {_TO_ANSWER_ANYWAY}",
+            thread_id=message.thread_id,
+            reply_to=message.id,
+            context={"kind": "claimed"},
+        )
+        try:
+            await channel.chat.post(reply, again=False)
+        except (Undeliverable, TryLater) as error:  # the question stays open
+            _logger.warning("channel %s cannot say that a question is claimed: %s", channel.name, error)
 
     async def _has_ended(self, question: Question, tenant_id: str) -> bool:
         """Wait until the log has the end of a question. False where it has none in time."""
@@ -206,6 +243,8 @@ _AT_ONCE = timedelta(seconds=0.5)  # within which the process that posts first d
 _CUT = " [cut]"
 _TO_APPROVE = "Reply approve or deny, and why if you like."
 _TO_ANSWER = "Reply here to answer."
+_ANYWAY = "anyway"
+_TO_ANSWER_ANYWAY = f"To answer all the same, begin your reply with the word {_ANYWAY}."
 _SHOW_SECONDS = 1.0  # between two looks at a task; a reply that comes sooner is not announced
 _MAX_SECONDS = 900.0  # that it is shown for one message
 _MAX_SHOWN = 50  # messages of a channel that it is shown for at a time

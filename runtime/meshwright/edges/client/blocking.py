@@ -192,6 +192,8 @@ class BlockingClient:
     export = _blocking(Client.export)
     dead_letters = _blocking(Client.dead_letters)
     answer = _blocking(Client.answer)
+    claim = _blocking(Client.claim)
+    release_claim = _blocking(Client.release_claim)
     reveal = _blocking(Client.reveal)
     inbox = _blocking(Client.inbox)
     publish = _blocking(Client.publish)

@@ -351,6 +351,7 @@ class BatchCalls:
         id: str | None = None,
         kind: str | None = None,
         digest: str = "",
+        anyway: bool = False,
         everything: bool = False,
         dry_run: bool = False,
         limit: int = 500,
@@ -360,15 +361,17 @@ class BatchCalls:
 
         `id` is an end or a beginning of their ids, or of those of their tasks; `digest` that of the one which
         it names.
-        One that somebody else has answered, or that the answer does not fit, is in the list, and says so
-        (`refused`). Raises Conflict where there are several kinds and none is named (a `dry_run` of one
-        shows its name), InvalidInput and NotFound as `cancel_all`.
+        One that somebody else has answered or claimed (unless `anyway`), or that the answer does not fit, is
+        in the list, and says so (`refused`). Raises Conflict where there are several kinds and none is named
+        (a `dry_run` of one shows its name), InvalidInput and NotFound as `cancel_all`.
         """
         from meshwright.mesh.orchestration.reruns import AnswerPage
 
         body = {**fields, "value": value, "id": id, "kind": kind, "all": everything, "dry_run": dry_run}
         if digest:
             body["digest"] = digest
+        if anyway:
+            body["anyway"] = True
         return await self._pages(AnswerPage, "/inbox/answer", body, limit)
 
     async def _pages(self, kind: Any, path: str, body: dict[str, Any], limit: int) -> list[Any]:

@@ -43,7 +43,7 @@ from meshwright.mesh.identity.settings import KeysSettings
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.engine.events.answers import RevealedQuestion
-    from meshwright.engine.events.inbox import Question
+    from meshwright.engine.events.inbox import Question, QuestionClaim
     from meshwright.engine.events.status import MeshStatus
     from meshwright.engine.events.task_lists import TaskOrder
     from meshwright.engine.work.record import StepSummary, StepView, TaskView
@@ -305,25 +305,48 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
         return await self._connection.get(TaskView, f"{task_path(task_id)}/cancel", "POST", repeats=True)
 
-    async def answer(self, question: Question | str, value: Any, *, key: str = "") -> TaskView | None:
+    async def answer(
+        self, question: Question | str, value: Any, *, key: str = "", anyway: bool = False
+    ) -> TaskView | None:
         """Answer a question as `inbox` lists it, or by the id of its task and its `wait_id` as `key`.
 
         Returns the task as it is then; None for an item of the inbox that is no task's. Raises NotFound where
         the task does not wait for that, Conflict where that was answered or has expired, InvalidInput for a
         value that does not fit its `answer_schema`, and Forbidden. A question as listed is refused with
-        Conflict if it is another by then.
+        Conflict if it is another by then, and so is one that another caller has claimed, unless `anyway`.
         """
         if not isinstance(question, str) and question.source:
-            await self._decide(question, value)
+            await self._decide(question, value)  # it has no claim
             return None
         from meshwright.engine.work.record import TaskView
 
         task_id, wait_id = resolve_wait(question, key)
         body = {"key": wait_id, "value": value}
+        if anyway:
+            body["anyway"] = True
         if not isinstance(question, str) and question.digest:
             body["digest"] = question.digest
         path = f"{task_path(task_id)}/answer"
         return TaskView.model_validate(await self._connection.call("POST", path, body=body))
+
+    async def claim(self, question: Question | str) -> QuestionClaim:
+        """Say that you are looking at a question, as `inbox` lists it or by its id; once more renews that.
+
+        Answers of others are refused meanwhile, unless they are given `anyway`. Raises Conflict where another
+        caller has claimed it or it has ended, NotFound, and Forbidden for those who may not answer it.
+        """
+        return await self._change_claim(question, "claim")
+
+    async def release_claim(self, question: Question | str) -> QuestionClaim:
+        """End your claim of a question. Raises what `claim` raises."""
+        return await self._change_claim(question, "release")
+
+    async def _change_claim(self, question: Question | str, verb: str) -> QuestionClaim:
+        from meshwright.engine.events.inbox import QuestionClaim
+
+        question_id = question if isinstance(question, str) else question.id
+        path = f"/inbox/{quote(question_id, safe='')}/{verb}"
+        return await self._connection.get(QuestionClaim, path, "POST")
 
     async def reveal(self, question: Question | str, *, key: str = "") -> RevealedQuestion:
         """The hidden parts of a question that the caller may answer; the mesh records who reads them.

@@ -196,7 +196,9 @@ class Commands:
             return await attempt(lambda: operations.cancel(task_id))
         answer = read_model(delivery.payload, AnswerRequest, self._mesh.settings)
         return await attempt(
-            lambda: operations.answer(task_id, answer.key, answer.value, digest=answer.digest)
+            lambda: operations.answer(
+                task_id, answer.key, answer.value, digest=answer.digest, anyway=answer.anyway
+            )
         )
 
     def _credentials(self, delivery: MqttMessage) -> Credentials:

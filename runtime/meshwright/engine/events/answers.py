@@ -100,6 +100,20 @@ def check_digest(digest: str, current: str | None) -> None:
         )
 
 
+def check_claim(question: Question | None, caller: Caller, now: datetime, *, anyway: bool = False) -> None:
+    """Raises Conflict for a question that another caller is looking at, unless it is answered `anyway`."""
+    question = question and question.at(now)
+    if question is None or question.status != "open" or question.claimed_until is None or anyway:
+        return
+    if question.claimed_by != caller.requested_by:
+        raise Conflict(
+            f"{question.claimed_by} is looking at that question "
+            f"until {question.claimed_until:%Y-%m-%d %H:%M:%S} UTC",
+            remedy='Leave it to them, or answer it with "anyway": true (mesh: --anyway)',
+            field="anyway",
+        )
+
+
 class RevealedQuestion(Struct):
     """The hidden parts of a question as they are: its text, and fields of its subject; none where none is."""
 

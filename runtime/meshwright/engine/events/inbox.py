@@ -12,14 +12,20 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from msgspec import field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from pydantic_core import from_json
 
 from meshwright.core.encoding import View, encode
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
-from meshwright.core.task_events import QuestionReached, TaskWaiting, WaitEnded
+from meshwright.core.task_events import (
+    QuestionClaimed,
+    QuestionReached,
+    QuestionReleased,
+    TaskWaiting,
+    WaitEnded,
+)
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.rows import PRUNED_EVENT
@@ -30,6 +36,7 @@ from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.work.people import asks_for_money
 
 _WAITING, _ENDED, _REACHED = "task.waiting", "wait.ended", "question.reached"
+_CLAIMED, _RELEASED = "question.claimed", "question.released"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
 _REFUSED_PARTS = {"402": "Credit", "404": "Model"}
 _DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
@@ -109,6 +116,10 @@ class Question(View, kw_only=True):
     """When it was first shown to somebody who may answer it. None: to nobody yet."""
     reached_by: str | None = None
     """The caller or channel that showed it. None: nobody has seen it."""
+    claimed_by: str | None = None
+    """The caller who is looking at it: the answer of another is refused. None: nobody says so."""
+    claimed_until: datetime | None = None
+    """When that claim ends by itself."""
     answered_by: str | None = None
     """The caller who answered. None without an answer."""
     ended_at: datetime | None = None
@@ -128,8 +139,7 @@ class Question(View, kw_only=True):
     @property
     def key(self) -> str:
         """The key of events about the question: for money the budget, for which tasks wait together."""
-        account = wait_account(self.subject) if asks_for_money(self.subject) else None
-        return self.wait_id if account is None else _money_key(account)
+        return question_key(self.wait_id, self.subject)
 
     @property
     def kind(self) -> str:
@@ -138,6 +148,23 @@ class Question(View, kw_only=True):
             return self.wait_id.rpartition("/")[0]
         parts = (str(self.subject[name]) for name in ("kind", "tool") if self.subject.get(name))
         return f"{self.agent_id}: {' '.join(parts) or 'question'}"
+
+    def at(self, now: datetime) -> Question:
+        """The question without a claim that has ended by then."""
+        if self.claimed_until is None or self.claimed_until > now:
+            return self
+        return replace(self, claimed_by=None, claimed_until=None)
+
+
+class QuestionClaim(View):
+    """Says who is looking at a question."""
+
+    id: str
+    """The question."""
+    claimed_by: str | None = None
+    """The caller who is looking at it. None: nobody."""
+    claimed_until: datetime | None = None
+    """When the claim ends by itself."""
 
 
 class InboxPage(View):
@@ -174,7 +201,11 @@ class Inbox:
 
     async def find(self, tenant_id: str, wait_id: str) -> Question | None:
         """The question of a wait, open or not; None where there is none."""
-        return await self._log.view(_find, tenant_id, question_id(tenant_id, wait_id))
+        return await self.get(tenant_id, question_id(tenant_id, wait_id))
+
+    async def get(self, tenant_id: str, id: str) -> Question | None:
+        """The question with an id, open or not; None where there is none."""
+        return await self._log.view(_find, tenant_id, id)
 
     async def next_question(self, tenant_id: str, thread_id: str) -> Question | None:
         """The oldest open question, but for money, of a thread's tasks and of those that they delegated."""
@@ -195,12 +226,21 @@ def question_id(tenant_id: str, wait_id: str) -> str:
     return derived_id("question", tenant_id, wait_id)
 
 
+def question_key(wait_id: str, subject: Any) -> str:
+    """The key of events about the question of a wait: for money the budget, for which tasks wait together."""
+    account = wait_account(subject) if asks_for_money(subject) else None
+    return wait_id if account is None else _money_key(account)
+
+
 class InboxProjection:
     """The table `inbox`."""
 
     name = "inbox"
     version = 2
-    event_types: Collection[str] = (_WAITING, _ENDED, _REACHED, _REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT)
+    event_types: Collection[str] = (
+        *(_WAITING, _ENDED, _REACHED, _CLAIMED, _RELEASED),
+        *(_REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT),
+    )
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add questions, and end them. An end may arrive before its question."""
@@ -224,6 +264,8 @@ class InboxProjection:
                 document = {**_begun(row_id, key, event), "seq": document["seq"]}
             if event.event_type == _REACHED and document.get("reached_at") is not None:
                 continue  # the first time counts
+            if event.event_type in (_CLAIMED, _RELEASED) and _is_refused(document, event):
+                continue
             rows[row_id] = {**document, **_change(event)}
         session.insert(_INTO, [_question_row(rows[row_id]) for row_id in rows], then=_REPLACE)
         if any(event.event_type == PRUNED_EVENT for event in events):
@@ -234,6 +276,7 @@ class InboxProjection:
         session.execute(_CLEAR, (oldest, f'%"wait_id":"{_DEPLOYMENT}%'))
 
 
+_UNCLAIMED: dict[str, Any] = {"claimed_by": None, "claimed_until": None}
 _OF_QUESTION = ("subject", "answer_schema", "may_answer", "expires_at", "digest")
 
 
@@ -243,12 +286,31 @@ def _named(event: Event) -> Iterator[str]:
         yield f"{_DEPLOYMENT}{deployment.deployment}"
     elif (reached := QuestionReached.read(event)) is not None:
         yield reached.key
-    elif (wait := _read_wait(event)) is not None and event.task_id and wait.kind in ("person", "money"):
-        yield wait.key
+    elif (wait := _read_wait(event)) is not None:
+        if event.task_id and wait.kind in ("person", "money"):
+            yield wait.key
+    elif (claim := _read_claim(event)) is not None:
+        yield claim.key
 
 
 def _read_deployment(event: Event) -> DeploymentLeftAlone | DeploymentRecovered | None:
     return DeploymentLeftAlone.read(event) or DeploymentRecovered.read(event)
+
+
+def _read_claim(event: Event) -> QuestionClaimed | QuestionReleased | None:
+    return QuestionClaimed.read(event) or QuestionReleased.read(event)
+
+
+def _is_refused(document: dict[str, Any], event: Event) -> bool:
+    """Whether a claim or a release has no effect: the question has ended or is claimed by another."""
+    if (claim := _read_claim(event)) is None:
+        return False
+    if document.get("ended_at") is not None:
+        return True
+    until = document.get("claimed_until")
+    is_open = until is None or datetime.fromisoformat(until).timestamp() <= event.time.timestamp()
+    is_own = document.get("claimed_by") == claim.by
+    return not (is_own or (is_open and isinstance(claim, QuestionClaimed)))
 
 
 def _read_wait(event: Event) -> TaskWaiting | WaitEnded | None:
@@ -291,9 +353,13 @@ def _change(event: Event) -> dict[str, Any]:
     if (end := WaitEnded.read(event)) is not None:
         status = "expired" if end.how == "expired" else "answered"
         by = {"answered_by": end.answered_by, "decision": end.decision}
-        return {"status": status, "ended_at": event.time, **by}
+        return {"status": status, "ended_at": event.time, **by, **_UNCLAIMED}
     if (reached := QuestionReached.read(event)) is not None:
         return {"reached_at": event.time, "reached_by": reached.by}
+    if (claimed := QuestionClaimed.read(event)) is not None:
+        return {"claimed_by": claimed.by, "claimed_until": claimed.until.isoformat()}
+    if event.event_type == _RELEASED:
+        return _UNCLAIMED
     if (waiting := TaskWaiting.read(event)) is None:
         return {"status": "closed", "ended_at": event.time}
     question = {"question": waiting.asked, "agent_id": event.agent_id}

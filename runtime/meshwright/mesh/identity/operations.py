@@ -25,11 +25,13 @@ from meshwright.core.limits import MAX_DEADLINE_SECONDS
 from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, TaskVariant
 from meshwright.core.operations import Input, Rule, has_role, is_own, operation
 from meshwright.core.payloads import redacted
-from meshwright.core.task_events import TaskScored
-from meshwright.engine.events.answers import RevealedQuestion, parse_reply
+from meshwright.core.task_events import QuestionReleased, TaskScored
+from meshwright.engine.events.answers import RevealedQuestion, check_claim, parse_reply
 from meshwright.engine.events.audit import Audit
+from meshwright.engine.events.inbox import Inbox, question_key
 from meshwright.engine.events.task_lists import TaskOrder
 from meshwright.engine.events.tasks import TaskPage
+from meshwright.engine.work.people import NEEDED
 from meshwright.engine.work.record import TaskView, read_task, unknown_task
 from meshwright.mesh.identity.filters import TaskPageQuery, read_filter, require_known
 from meshwright.mesh.identity.rules import (
@@ -72,10 +74,12 @@ class AnswerRequest(QuestionKey):
     """A person's answer to what a task waits for; `key` is the `wait_id` of the question.
 
     `digest` is that of the question as it was shown: the answer is refused with 409 if it is another by now.
+    With `anyway` it is answered although another caller has claimed it.
     """
 
     value: Any
     digest: str = Field(default="", max_length=64)
+    anyway: bool = False
 
 
 class ScoreRequest(Input):
@@ -341,7 +345,8 @@ class Operations(Acting):
         errors={
             403: "The caller may not answer that.",
             404: "There is no such task, or it does not wait for that key.",
-            409: "That was answered, has expired, or is not the question of `digest`: `detail` says which.",
+            409: "That was answered, has expired, is claimed by another caller (its `field` is `anyway`), "
+            "or is not the question of `digest`: `detail` says which.",
             422: "The value does not fit the question's `answer_schema`.",
         },
         request=AnswerRequest,
@@ -353,6 +358,7 @@ class Operations(Acting):
         value: Any,
         *,
         digest: str = "",
+        anyway: bool = False,
         idempotency_key: str | None = None,
     ) -> TaskView:
         """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
@@ -361,9 +367,15 @@ class Operations(Acting):
         """  # noqa: E501
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
+        subject = next((wait.subject for wait in view.waits if wait.wait_id == key), dict[str, Any]())
+        question = await self.mesh.get(Inbox).find(self.caller.tenant_id, question_key(key, subject))
+        check_claim(question, self.caller, self.mesh.runtime.clock.now(), anyway=anyway)
         await self.mesh.get(Tasks).answer(
             task_id, key, value, self.caller, digest=digest, idempotency_key=idempotency_key
         )
+        if question is not None and question.claimed_by == self.caller.requested_by and NEEDED in subject:
+            release = QuestionReleased(key=question.key, by=self.caller.requested_by)  # others approve it too
+            self.mesh.tell(release, tenant_id=self.caller.tenant_id, task_id=task_id)
         with suppress(HostError):  # a caller that tries again would find its question answered
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)

@@ -42,7 +42,7 @@ from meshwright.engine.events.audit import Audit, hashed
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.work import Answer, Cancel
 from meshwright.engine.work.people import HIDDEN, asks_person
-from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey
+from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey, Wait
 from meshwright.engine.work.record import (
     RUN_STATE,
     RUN_TITLE,
@@ -382,15 +382,20 @@ class Tasks:
 
         Raises NotFound where the task does not wait for that, Forbidden for a caller who may not answer.
         """
+        wait = await self.answerable_wait(task_id, key, caller)
+        details = {"wait_id": key, **wait.subject.get(HIDDEN, {})}
+        await self._audit.record(caller, "question.revealed", f"tasks/{task_id}", details)
+        return RevealedQuestion.decrypt(wait, self._cipher)
+
+    async def answerable_wait(self, task_id: str, key: str, caller: Caller) -> Wait:
+        """The wait of a task, which the caller may answer. Raises NotFound, Conflict, Forbidden."""
         record, task = await read_task(self._runtime, task_id, caller.tenant_id)
         thread, entry = thread_ref(record, task), await read_entry(self._runtime, record, task)
         wait = entry.wait(key) if entry is not None else None
         if thread is None or wait is None:
             raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
         check_reader(wait, caller, (*task.chain, thread.type), await self._requesters(task, caller))
-        details = {"wait_id": key, **wait.subject.get(HIDDEN, {})}
-        await self._audit.record(caller, "question.revealed", f"tasks/{task_id}", details)
-        return RevealedQuestion.decrypt(wait, self._cipher)
+        return wait
 
     async def _requesters(self, task: Task, caller: Caller) -> set[str]:
         """The requesters of a task and of the tasks above it; none if everybody is the local user."""

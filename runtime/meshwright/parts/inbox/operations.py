@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,10 +13,12 @@ from pydantic import Field
 from meshwright import MeshError
 from meshwright.component import Audit, Operations
 from meshwright.core.access import granted
-from meshwright.core.task_events import QuestionReached
-from meshwright.engine.events.answers import check_alone, check_digest
+from meshwright.core.ids import Identifier
+from meshwright.core.operations import require
+from meshwright.core.task_events import QuestionClaimed, QuestionReached, QuestionReleased
+from meshwright.engine.events.answers import check_alone, check_claim, check_digest, not_waiting
 from meshwright.engine.events.filter import TaskFilter
-from meshwright.engine.events.inbox import InboxPage
+from meshwright.engine.events.inbox import Inbox, InboxPage, QuestionClaim
 from meshwright.engine.work.people import APPROVAL
 from meshwright.kit import (
     Acting,
@@ -30,9 +33,17 @@ from meshwright.kit import (
 )
 from meshwright.mesh.identity.batches import ManyRequest, error_fault
 from meshwright.mesh.identity.filters import InboxCursor, TaskPageQuery, read_filter, require_known
+from meshwright.mesh.identity.rules import ANSWER_TASK, check_answer
 from meshwright.mesh.orchestration.reruns import AnswerPage, AnswerResult
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.parts.inbox.settings import InboxSettings
 
 _SHOWN_KINDS = 5
+_CLAIM_ERRORS = {
+    403: "The caller may not answer that question.",
+    404: "There is no such question, or its task does not wait for it.",
+    409: "Another caller has claimed it, or it has ended: `detail` says which.",
+}
 _KINDS_AT_ONCE = 500
 
 
@@ -52,7 +63,8 @@ class AnswerManyRequest(ManyRequest):
     """The answer to the open questions of the tasks of a filter, or of `all`.
 
     They are of one `kind`, as the answer to a dry run shows it; where they are not, name it. `id` is the
-    beginning or the end of their ids, or of those of their tasks. With `dry_run` nothing is answered.
+    beginning or the end of their ids, or of those of their tasks. With `dry_run` nothing is answered, with
+    `anyway` also those that other callers have claimed.
     """
 
     value: Any = Field(description="The answer; it fits the `answer_schema` of each question.")
@@ -60,6 +72,7 @@ class AnswerManyRequest(ManyRequest):
     cursor: InboxCursor | None = None
     kind: str | None = Field(default=None, min_length=1, max_length=256)
     digest: str = Field(default="", max_length=64, description="That of the one question of `id`, as shown.")
+    anyway: bool = False
 
     @property
     def _has_filter(self) -> bool:
@@ -103,6 +116,8 @@ class InboxOperations(Acting):
         )
         if not page.items:
             await require_known(self.mesh, fields, tenant_id)
+        now = self.mesh.runtime.clock.now()
+        page = replace(page, items=tuple(question.at(now) for question in page.items))
         for question in page.items:
             if question.reached_at is None and self._may_answer(question):
                 payload = QuestionReached(key=question.key, by=self.caller.requested_by)
@@ -114,6 +129,79 @@ class InboxOperations(Acting):
         is_asked = question.status == "open" and bool(question.task_id) and not question.source
         is_named = not question.may_answer or self.caller.requested_by in question.may_answer
         return is_asked and is_named and Role.APPROVER in granted(self.caller.roles)
+
+    @operation(
+        ANSWER_TASK,
+        "POST /inbox/{question_id}/claim",
+        "Claim a question",
+        name="claim_question",
+        tag="tasks",
+        errors=_CLAIM_ERRORS,
+    )
+    async def claim(self, question_id: Identifier) -> QuestionClaim:
+        """Say that you are looking at a question: the answers of others are refused, unless sent with `anyway`.
+
+        The claim ends with the answer, by itself after `[inbox] claim_seconds`, and as you release it; claim the
+        question again to renew it. Of two callers who claim it at once one does. For callers who may answer it.
+        """  # noqa: E501
+        question, now = await self._claimable(question_id), self.mesh.runtime.clock.now()
+        check_claim(question, self.caller, now)
+        seconds = self.mesh.settings[InboxSettings].claim_seconds
+        claim = QuestionClaimed(
+            key=question.key, by=self.caller.requested_by, until=now + timedelta(seconds=seconds)
+        )
+        return await self._record(question, claim)
+
+    @operation(
+        ANSWER_TASK,
+        "POST /inbox/{question_id}/release",
+        "Release a question",
+        name="release_question",
+        tag="tasks",
+        errors=_CLAIM_ERRORS,
+    )
+    async def release_claim(self, question_id: Identifier) -> QuestionClaim:
+        """End your claim of a question."""
+        question = await self._claimable(question_id)
+        check_claim(question, self.caller, self.mesh.runtime.clock.now())
+        return await self._record(question, QuestionReleased(key=question.key, by=self.caller.requested_by))
+
+    async def _claimable(self, question_id: str) -> Question:
+        """The open question of an id, which the caller may answer."""
+        question = await self._open_question(question_id)
+        if question.task_id:
+            view = await self.mesh.get(Tasks).task(question.task_id, self.caller.tenant_id)
+            check_answer(self.caller, view, question.wait_id)
+            await self.mesh.get(Tasks).answerable_wait(question.task_id, question.wait_id, self.caller)
+        else:
+            require(self.caller, Role.APPROVER, "claims questions of no task")
+        return question
+
+    async def _open_question(self, question_id: str) -> Question:
+        question = await self.mesh.get(Inbox).get(self.caller.tenant_id, question_id)
+        if question is None:
+            raise NotFound(
+                f"There is no question {question_id} of a task or a model",
+                remedy="GET /inbox, or mesh inbox, lists those there are; give the whole id",
+                field="question_id",
+            )
+        if question.status != "open":
+            raise not_waiting(question.task_id, question.wait_id, question)
+        return question
+
+    async def _record(self, question: Question, change: QuestionClaimed | QuestionReleased) -> QuestionClaim:
+        """Record a claim or its release. Raises Conflict if another caller was faster."""
+        runtime, task_id = self.mesh.runtime, question.task_id or None
+        event = self.mesh.event(change, tenant_id=self.caller.tenant_id, task_id=task_id)
+        subject = f"tasks/{question.task_id}" if question.task_id else f"inbox/{question.id}"
+        details = {"wait_id": question.wait_id}
+        async with self.mesh.get(Audit).change(self.caller, change.event_type, subject, details):
+            await runtime.emit([event])
+            question = await self._open_question(question.id)
+            check_claim(question, self.caller, runtime.clock.now())
+        return QuestionClaim(
+            id=question.id, claimed_by=question.claimed_by, claimed_until=question.claimed_until
+        )
 
     @operation(
         Rule("answers questions", (Role.APPROVER,)),
@@ -134,6 +222,7 @@ class InboxOperations(Acting):
         id: str | None = None,
         kind: str | None = None,
         digest: str = "",
+        anyway: bool = False,
         dry_run: bool = False,
         limit: int = 50,
         cursor: str | None = None,
@@ -161,7 +250,10 @@ class InboxOperations(Acting):
         own = [question for question in page.items if question.takes_answer]
         questions = [question for question in own if kind in (None, question.kind)]
         _check_arguments(questions, value)
-        items = [await self._answer_one(question, value, digest, dry_run=dry_run) for question in questions]
+        items = [
+            await self._answer_one(question, value, digest, anyway=anyway, dry_run=dry_run)
+            for question in questions
+        ]
         return AnswerPage(items=tuple(items), cursor=page.cursor)
 
     async def _kinds(self, id: str | None, of_task: TaskFilter | None) -> Counter[str]:
@@ -177,7 +269,7 @@ class InboxOperations(Acting):
                 return kinds
 
     async def _answer_one(
-        self, question: Question, value: Any, digest: str, *, dry_run: bool
+        self, question: Question, value: Any, digest: str, *, anyway: bool, dry_run: bool
     ) -> AnswerResult:
         answered = AnswerResult(
             id=question.id,
@@ -190,13 +282,14 @@ class InboxOperations(Acting):
         try:
             check_digest(digest, question.digest)
             check_alone(question, value)
+            check_claim(question, self.caller, self.mesh.runtime.clock.now(), anyway=anyway)
             if dry_run:
                 return answered
             if question.source:
                 await self.mesh.get(WholeInbox).answer(question, value, self.caller)
             else:
                 await Operations(self.mesh, self.caller).answer(
-                    question.task_id, question.wait_id, value, digest=question.digest or ""
+                    question.task_id, question.wait_id, value, digest=question.digest or "", anyway=anyway
                 )
         except MeshError as error:
             return replace(answered, refused=error_fault(error))

@@ -2,4 +2,4 @@
 
 from meshwright.component import Part
 
-PART = Part(__name__, "inbox", component="component:InboxComponent")
+PART = Part(__name__, "inbox", component="component:InboxComponent", settings="settings:InboxSettings")

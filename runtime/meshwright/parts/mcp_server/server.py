@@ -347,7 +347,8 @@ class MeshServer:
                     except HostError:
                         raise
                     except MeshError as error:
-                        if error.status not in (404, 409):  # somebody else was faster
+                        was_faster = error.status in (404, 409) and error.field != "anyway"  # somebody else
+                        if not was_faster:
                             raise MCPError(types.INVALID_PARAMS, str(error)) from None
 
     @property

@@ -3,6 +3,7 @@
 import { html, useEffect, useRef } from "./vendor/preact.js";
 import { settledHere } from "./answers.js";
 import { ask } from "./dialog.js";
+import { lookingAt } from "./inbox_claim.js";
 import Item from "./inbox_item.js";
 import { Choices, choose, chosen, Many } from "./inbox_many.js";
 import { Ago, asked, call, Failed, may, me, rename, route, slow, to, useData, waiting } from "./lib.js";
@@ -99,6 +100,7 @@ function Row({ item, isChosen, canPick }) {
       <span class="dim"><${Ago} time=${item.since} /></span>
       <span class="dim of"><${Text} value=${of} />${toolOf(item) && html` <span class="tag">${toolOf(item)}</span>`}</span>
       <span class=${`status ${COLOURS[word] ?? ""}`}>${word}</span>
+      ${item.claimed_by ? html`<span class="looking">${lookingAt(item)}</span>` : null}
     </a>
   </li>`;
 }

@@ -5,6 +5,7 @@ import { drafts, isOff, keep } from "./answers.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
 import { filled, Inputs, isPlain, worded } from "./form.js";
+import { Claim, isTaken, Take } from "./inbox_claim.js";
 import { Changed, changeable, EditedArguments, FORM } from "./inbox_arguments.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Key, useSeen } from "./keys.js";
@@ -23,8 +24,12 @@ export default function Item({ question: listed, left }) {
   const [opened, setOpened] = useState(/** @type {any} */ (null));
   const [isEdited, edit] = useState(false);
   const isSeen = useSeen(`${listed.id} ${listed.digest}`);
-  const isLive = isSeen && !left;
-  const question = opened ? { ...listed, isLive, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : { ...listed, isLive };
+  const [despite, disregard] = useState("");
+  const anyway = isTaken(listed) && despite === listed.claimed_by;
+  const isHeld = !left && isTaken(listed) && !anyway;
+  const isLive = isSeen && !left && !isHeld;
+  const shown = { ...listed, isLive, isHeld, anyway };
+  const question = opened ? { ...shown, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : shown;
   const subject = question.subject ?? {};
   const isTask = Boolean(question.task_id);
   const isHidden = Boolean(subject.hidden_parts?.lines);
@@ -34,14 +39,15 @@ export default function Item({ question: listed, left }) {
       ${title === sentence(question).trim() ? html`<p class="question asked"><${Text} value=${title} /></p>` : html`<h2 class="asked"><${Text} value=${title} /></h2><p class="question"><${Text} value=${sentence(question)} /></p>`}
       <p class="line dim"><span>${wordOf(listed)} of <b><${Text} value=${question.agent_id ?? question.source} /></b></span> <${Ago} time=${question.since} />
         ${isTask ? html`<span>task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
-        ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}</p>
+        ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}
+        ${left ? null : html`<${Take} question=${listed} />`}</p>
       ${isTask && isHidden ? html`<${Hidden} question=${listed} isOpen=${Boolean(opened)} open=${setOpened} />` : null}
       ${subject.why && subject.kind !== "question" ? html`<p><span class="dim">Why it asks:</span> <${Text} value=${subject.why} /></p>` : null}
       <${Facts} subject=${subject} asked=${question.question} edited=${isEdited ? html`<${EditedArguments} question=${question} close=${() => edit(false)} />` : null} />
       ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
       ${isTask && subject.tool && subject.kind !== "question" ? html`<${Earlier} subject=${subject} />` : null}
     </div>
-    <footer>${left ? html`<p class="left" role="status"><${Left} end=${left} /></p>` : null}<${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} isEdited=${isEdited} edit=${edit} /></footer>
+    <footer>${left ? html`<p class="left" role="status"><${Left} end=${left} /></p>` : html`<${Claim} question=${listed} despite=${despite} disregard=${disregard} />`}<${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} isEdited=${isEdited} edit=${edit} /></footer>
   </article>`;
 }
 
@@ -110,7 +116,7 @@ function LastWords({ task }) {
 function Answer({ question, decides, isUnseen, isEdited, edit }) {
   const [reason, setReason] = useState(drafts.get(question.id)?.reason ?? "");
   const isMine = may("approver", "submitter");
-  const notNow = html`<button type="button" disabled=${isOff(question)} title="Hides it in this browser for an hour; it goes on waiting" onClick=${() => postpone(question)}>Not now</button>`;
+  const notNow = html`<button type="button" disabled=${isOff(question) && !question.isHeld} title="Hides it in this browser for an hour; it goes on waiting" onClick=${() => postpone(question)}>Not now</button>`;
   if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
   if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
   if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;

@@ -16,6 +16,7 @@ const KEYS = [
   ["k", "the question before"],
   ["a", "approve what is shown"],
   ["d", "write the reason of a denial; Enter denies"],
+  ["c", "claim the question, or renew your claim"],
   ["?", "these keys"],
 ];
 

@@ -19,12 +19,12 @@ export async function send(question, value) {
         const refused = items[0]?.refused;
         if (refused || !items.length) throw Object.assign(new Error(refused?.message ?? "It is open no longer"), { status: ["Conflict", "NotFound", undefined].includes(refused?.type) ? 409 : 422 });
       })
-    : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value, digest }));
+    : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value, digest, ...(question.anyway ? { anyway: true } : {}) }));
   settle(question);
 }
 
 /** Whether an answer came too late: another caller has given one, or the question is gone. @param {any} error */
-export const isSettled = (error) => (error.status === 409 || error.status === 404) && error.field !== "digest";
+export const isSettled = (error) => (error.status === 409 || error.status === 404) && !["digest", "anyway"].includes(error.field);
 
 /** Sends an answer and says how it ended. @param {any} question @param {any} value @param {string} done */
 export const answer = (question, value, done) =>
@@ -32,6 +32,7 @@ export const answer = (question, value, done) =>
     try {
       await send(question, value);
     } catch (/** @type {any} */ error) {
+      if (error.field === "anyway") throw Object.assign(new Error(`Not sent: ${error.message}`), { isSoft: true });
       if (!isSettled(error)) throw error;
       throw Object.assign(new Error(`It was settled meanwhile. ${error.message}`), { isSoft: true, remedy: error.remedy });
     }
