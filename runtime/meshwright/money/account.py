@@ -101,7 +101,8 @@ class LedgerEntry(Struct, omit_defaults=True, kw_only=True):
     room, and `until` (unix seconds) when it has ended for sure. Not settled by then, it is booked at its
     `estimate` (None: at the amount), and has a row in the ledger where the entry has its `origin`. One that
     `may_wait` is queued by `priority`, then by `since` (unix seconds). To settle, `amount` is what it cost,
-    nothing to release or to leave the queue; `estimated` where no server has counted it. To close, `op` is
+    nothing to release or to leave the queue; `estimated` where no server has counted it. A call that
+    `is_unmade` gets no row: one that was booked at its estimate meanwhile stays so. To close, `op` is
     how those of an attempt begin that has ended: what they hold is booked at its estimate.
     """
 
@@ -115,6 +116,7 @@ class LedgerEntry(Struct, omit_defaults=True, kw_only=True):
     priority: int = 5
     since: float = 0.0
     estimated: bool = False
+    is_unmade: bool = False
     estimate: Amount | None = None
     origin: CallOrigin | None = None
 
@@ -225,7 +227,8 @@ class BudgetAccount(Actor[Balance]):
             elif entry.kind == "settle":
                 self._settle(entry)
             else:
-                self._record(turn, closed := self.state.close(entry.op))  # no process can settle them now
+                closed = self.state.close(entry.op, turn.now.timestamp())  # no process can settle them now
+                self._record(turn, closed)
                 self._reserved -= sum((reservation.amount for reservation in closed), ZERO)
         if not self.state.held:
             turn.wake_at(None)  # no call is left that may have been cut off
@@ -335,7 +338,7 @@ class BudgetAccount(Actor[Balance]):
             self._reserved -= reservation.amount
             if reservation.origin is not None and entry.amount and not entry.estimated:
                 state.learn(reservation.origin, entry.amount)
-        elif (expired := state.expired.pop(entry.call, None)) is not None:
+        elif not entry.is_unmade and (expired := state.expired.pop(entry.call, None)) is not None:
             state.spent -= expired.amount  # the estimate that was booked when its time was over
             state.estimated -= expired.amount
         else:

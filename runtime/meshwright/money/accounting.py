@@ -227,11 +227,11 @@ class Accounting(Wrapper):
     def _failed(self, hold: Hold, meter: _StreamMeter, error: BaseException, ms: float) -> Call | None:
         """Settle a call that ended without a reply; None where no provider was asked."""
         cause = error.__cause__ if isinstance(error, asyncio.CancelledError) else None
+        if _count_attempts(error) == 0:
+            self.budgets.release(hold)
+            return None
         cost, usage, source = self._lost(hold, meter, cause or error)
         settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
-        if _count_attempts(error) == 0:
-            self.budgets.book([hold.call])  # no journal will have it
-            return None
         failed_at: tuple[str, ...] = error.failed_at if isinstance(error, ModelError) else ()
         failed_with: tuple[str, ...] = error.failed_with if isinstance(error, ModelError) else ()
         return Call(

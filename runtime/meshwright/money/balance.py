@@ -16,7 +16,8 @@ from meshwright.core.money import ZERO, Amount, fit
 from meshwright.models.port import ModelRequest
 
 OPENED = "budget.opened"
-_MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
+_MAX_EXPIRED = 1_000  # calls that were booked as estimates, and whose cost may still become known
+_CLOSED_SECONDS = 600.0  # that they are known after their attempt: a worker that hung may still settle one
 _CLAIMED_SECONDS = 600.0  # that a call stays reserved whose time is over, for the step that makes it again
 
 _MAX_KINDS = 50  # of calls, whose usual cost is known
@@ -79,8 +80,11 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class _ExpiredTry:
+    """A try that is booked as an estimate, known `until` (unix seconds; None: its attempt is open)."""
+
     op: str
     amount: Amount
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,10 @@ class Balance(BaseModel):
     `estimated` is the part of what is spent that is estimated; `raised` is added to the limit; `cheaper`: a
     person has said that calls without room go on with cheaper models. `held` are the
     tries of each op that are not settled, the last of them the one that may be under way.
-    `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
-    is resumed later may find in its journal what they did cost. `usual` is the mean cost of the last calls of
-    a kind, of those whose row the account publishes.
+    `expired` are the reservations, by call, that counted as spent when their time was over or their attempt
+    ended: a run that is resumed later may find in its journal what they did cost, however many others were
+    cut off meanwhile. `usual` is the mean cost of the last calls of a kind, of those whose row the account
+    publishes.
     """
 
     since: datetime | None = None
@@ -167,17 +172,26 @@ class Balance(BaseModel):
                 self.held.setdefault(op, []).insert(0, replace(reservation, **waits))  # the last is under way
             else:
                 booked.append(self._book_estimate(op, reservation))
+        if booked:
+            self._forget_expired(now)
         return booked
 
-    def close(self, attempt: str) -> list[Reservation]:
+    def close(self, attempt: str, now: float) -> list[Reservation]:
         """Count what the calls of an attempt hold that has ended as spent, and return it."""
-        return [
+        booked = [
             self._book_estimate(op, reservation) for op, reservation in self.tries() if op.startswith(attempt)
         ]
+        for call, expired in self.expired.items():
+            if expired.until is None and expired.op.startswith(attempt):
+                self.expired[call] = replace(expired, until=now + _CLOSED_SECONDS)
+        self._forget_expired(now)
+        return booked
 
-    def holds(self, attempt: str) -> bool:
-        """Whether a call of an attempt is reserved."""
-        return any(op.startswith(attempt) for op in self.held)
+    def has_to_close(self, attempt: str) -> bool:
+        """Whether a call of an attempt is reserved, or was and may be forgotten once the attempt is over."""
+        return any(op.startswith(attempt) for op in self.held) or any(
+            expired.until is None and expired.op.startswith(attempt) for expired in self.expired.values()
+        )
 
     def open_calls(self, attempt: str) -> dict[str, Decimal]:
         """The calls of an attempt of which no run has said what they did cost, each with its estimate."""
@@ -193,10 +207,21 @@ class Balance(BaseModel):
         self.release(op, reservation)
         self.spent += reservation.booked
         self.estimated += reservation.booked
-        self.expired[reservation.call] = _ExpiredTry(op, reservation.booked)
-        if len(self.expired) > _MAX_EXPIRED:
-            del self.expired[next(iter(self.expired))]  # the oldest
+        origin = reservation.origin
+        has_run = origin is None or origin.task_id is not None
+        until = None if has_run else reservation.until + _CLOSED_SECONDS  # no journal has it
+        self.expired[reservation.call] = _ExpiredTry(op, reservation.booked, until)
         return reservation
+
+    def _forget_expired(self, now: float) -> None:
+        """Forget calls whose cost nobody corrects any more; beyond the bound those of closed attempts, then
+        the oldest."""
+        closed = {call: expired for call, expired in self.expired.items() if expired.until is not None}
+        excess = len(self.expired) - _MAX_EXPIRED
+        for number, call in enumerate([*closed, *(call for call in self.expired if call not in closed)]):
+            until = self.expired[call].until
+            if number < excess or (until is not None and until <= now):
+                del self.expired[call]
 
     def find_try(self, op: str, call: str) -> Reservation | None:
         """The reservation of one try of an op."""

@@ -178,9 +178,13 @@ class Budgets:
         return settled
 
     def release(self, hold: Hold) -> None:
-        """Release what is reserved for a call that was not made, at once: no journal will have it."""
-        self.settle(hold, ZERO)
-        self.book([hold.call])
+        """Release what is reserved for a call that was not made, at once: no journal will have it.
+
+        If an account has counted it as spent meanwhile, it stays so: that is in its row and in the outcome.
+        """
+        self._under_way.discard(hold.op)
+        for account in hold.accounts:
+            self._client(account).release(hold.op, hold.call)
 
     def book(self, calls: Iterable[str]) -> None:
         """Book what these calls cost, those of them that are not booked yet."""
@@ -223,10 +227,10 @@ class Budgets:
         """
         attempt = attempt_prefix(user, context)
         balances = await self._balances(user, context, tags)
-        holding = [account for account, state in balances if state.holds(attempt)]
-        for account in holding:
+        to_close = [account for account, state in balances if state.has_to_close(attempt)]
+        for account in to_close:
             await self._client(account).close(attempt)
-        if holding:  # what a run that was stopped has settled meanwhile is no estimate any more
+        if to_close:  # what a run that was stopped has settled meanwhile is no estimate any more
             balances = await self._balances(user, context, tags)
         return open_calls(attempt, balances)
 

@@ -251,6 +251,10 @@ class AccountClient:
         fields = {"op": settled.op, "call": settled.call, "amount": settled.amount}
         self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **fields)))
 
+    def release(self, op: str, call: str) -> None:
+        """Release soon what is reserved for a call that was not made, as `settle` settles."""
+        self._put(_Pending(LedgerEntry(kind="settle", op=op, call=call, is_unmade=True)))
+
     def wake(self, ops: Iterable[str]) -> list[str]:
         """Ask again for those calls that wait here, and return the others."""
         elsewhere = []

@@ -209,6 +209,18 @@ async def test_a_call_that_is_released_while_its_attempt_is_closed_is_no_estimat
         assert await mesh.recorded() == []
 
 
+async def test_a_call_that_is_released_after_its_attempt_is_closed_stays_the_estimate_of_its_row() -> None:
+    async with spending(budget(20)) as mesh:
+        worker, survivor = mesh.another().budgets, mesh.another().budgets
+        held = await worker.hold(request(8, context=STEP), lambda asked: Decimal(8))
+        estimates = await survivor.close("clerk", STEP, ())
+        worker.release(held)
+        await worker.settled()
+        (row,) = await mesh.recorded()
+        assert Decimal(row["cost_usd"]) == sum(estimates.values()) == 8
+        assert await mesh.balance("pot:mesh") == (8, 0)
+
+
 async def test_what_a_call_cost_is_booked_in_the_end_where_its_account_was_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -275,6 +287,27 @@ async def test_a_run_that_is_resumed_late_corrects_what_was_booked_in_the_same_w
             await resumed.settled()
             (view,) = await mesh.views()
             assert (view.spent_usd, view.estimated_usd) == (spent + 1 - days, estimated)
+
+
+async def test_a_resumed_run_corrects_its_call_however_many_others_were_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contexts = [STEP.model_copy(update={"task_id": f"task-{number}"}) for number in range(150)]
+    async with spending(budget(10_000)) as mesh:
+        mesh.provider.tokens = 3
+        with monkeypatch.context() as patch:
+            patch.setattr(AccountClient, "settle", lambda client, settled: None)
+            for context in contexts:
+                await mesh.call(8, context=context, timeout_seconds=120)
+        await mesh.clock.advance(181)
+        resumed = mesh.another().budgets
+        assert len(await resumed.close("clerk", contexts[0], ())) == 1
+        for call, context in zip(mesh.calls, contexts, strict=True):
+            assert call.settlement is not None
+            await resumed.recover("clerk", context, [call.settlement])
+        await resumed.settled()
+        (view,) = await mesh.views()
+        assert (view.spent_usd, view.estimated_usd) == (mesh.provider.owed, 0)
 
 
 async def test_a_call_counts_as_booked_once_its_settlement_is_durable() -> None:
@@ -354,6 +387,24 @@ async def test_an_account_forgets_what_is_settled_and_holds_no_more_than_it_may(
     assert soft.answer == "crowded"
     account.book(*[settlement(op, "1", 1) for op in ops])
     assert (account.state.held, account.state.spent) == ({}, MAX_HELD)
+
+
+def test_an_account_forgets_calls_of_closed_attempts_first_and_after_some_time_all() -> None:
+    account = Booked(limit=10**9)
+    account.book(account.reservation("open/1", "open", 1))
+    account.actor.later(31)
+    for number in range(MAX_HELD + 50):
+        account.book(account.reservation(f"closed-{number}/1", f"call-{number}", 1))
+        account.book(LedgerEntry(kind="close", op=f"closed-{number}/"))
+    assert len(account.state.expired) == MAX_HELD
+    account.actor.later(601)
+    account.book(account.reservation("last/1", "last", 1), LedgerEntry(kind="close", op="last/"))
+    assert list(account.state.expired) == ["open", "last"]
+    account.book(LedgerEntry(kind="close", op="open/"))
+    account.actor.later(601)
+    account.book(account.reservation("last/2", "another", 1), LedgerEntry(kind="close", op="last/"))
+    assert list(account.state.expired) == ["another"]
+    assert account.state.spent == account.state.estimated == MAX_HELD + 53
 
 
 MOVES = st.lists(
