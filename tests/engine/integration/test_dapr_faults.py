@@ -86,6 +86,17 @@ async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(m
     assert evidence.select_events("task.resumed"), "the kill met no work under way"
 
 
+async def test_a_claim_is_published_though_its_worker_died_before(mesh: DaprMesh) -> None:
+    mesh.replica.break_on_purpose(dapr_controls.UNPUBLISHED)
+    async with mesh:
+        while not mesh.replica.has_ended():
+            await asyncio.sleep(0.1)
+        evidence = await mesh.judge(kills=1)
+    resumed = {event.task_id for event in evidence.select_events("task.resumed")}
+    started = {event.task_id for event in evidence.select_events("task.started")}
+    assert resumed and resumed <= started, "a claim of the worker that died is not in the log"
+
+
 async def test_a_worker_claims_nothing_until_its_front_has_given_it_the_prompts(mesh: DaprMesh) -> None:
     mesh.front.sidecar.launch()
     await mesh.front.start()
