@@ -38,7 +38,7 @@ from meshwright.edges.channels.chats import (
 from meshwright.edges.deliveries import Gate, Proof
 from meshwright.edges.outgoing_requests import Receivers, TryLater
 from meshwright.edges.replies.courier import Courier, LineSender, Undeliverable
-from meshwright.engine.events.answers import parse_reply
+from meshwright.engine.events.answers import parse_decision, parse_reply
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import Inbox, Question
 from meshwright.engine.work.protocol import TaskKey
@@ -48,8 +48,6 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 
 _ANSWERED = "wait.ended"
-_APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})
-_DENY = frozenset({"deny", "denied", "no", "reject"})
 _MAX_TRIES = 20  # for a message to answer a question before another does
 _REDELIVERED = timedelta(days=7)  # at the latest: no service tries longer
 _LOG_SECONDS = 5.0  # for the log to have that a question was answered
@@ -226,14 +224,9 @@ class ChannelReceiver:
 
 def parse_answer(question: Question, text: str) -> Any:
     """Returns what a message says to a question; None where it is no answer to that."""
-    text = text.strip()
     if takes_approval(question.answer_schema):
-        word, _, reason = text.partition(" ")
-        word = word.strip(".,:;!").casefold()
-        if word not in _APPROVE | _DENY:
-            return None
-        return {"approve": word in _APPROVE, "reason": reason.strip()}
-    return parse_reply(question.answer_schema, text)
+        return parse_decision(text)
+    return parse_reply(question.answer_schema, text.strip())
 
 
 _logger = logging.getLogger("meshwright.edges.channels")

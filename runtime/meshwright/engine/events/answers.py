@@ -15,7 +15,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
 from meshwright.core.redaction import MARK, MASK, REDACTED
-from meshwright.core.schema import described, fault_text, faults
+from meshwright.core.schema import described, fault_text, faults, takes_approval
 from meshwright.engine.events.inbox import Question
 from meshwright.engine.sql.encryption import Cipher
 from meshwright.engine.work.people import (
@@ -32,6 +32,8 @@ from meshwright.engine.work.protocol import APPROVED_BY, Wait
 
 _HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|{MARK.pattern}|(?<=\")\*{{10}}(?=\")")
 """The text in place of a hidden one: ours, and that of pydantic's secrets."""
+_APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})
+_DENY = frozenset({"deny", "denied", "no", "reject"})
 _REMEDIES = {
     "money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some; mesh deny ID --reason says no"
 }
@@ -77,14 +79,25 @@ def checked_answer(
 def parse_reply(answer_schema: Mapping[str, Any] | None, text: str) -> Any:
     """The answer that a text is to a question: the text itself, or JSON where its schema is of other values.
 
-    None for text that is no JSON.
+    To an approval `approve` or `deny` is one too. None for text that is no JSON.
     """
     if answer_schema is None or answer_schema.get("type") == "string":
         return text
+    if takes_approval(answer_schema) and (decision := parse_decision(text)) is not None:
+        return decision
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError:
         return None
+
+
+def parse_decision(text: str) -> dict[str, Any] | None:
+    """The decision that begins a text, such as `yes` or `deny`, with its reason; None where none does."""
+    word, _, reason = text.strip().partition(" ")
+    word = word.strip(".,:;!").casefold()
+    if word not in _APPROVE | _DENY:
+        return None
+    return {"approve": word in _APPROVE, "reason": reason.strip()}
 
 
 def check_digest(digest: str, current: str | None) -> None:
