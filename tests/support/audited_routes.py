@@ -131,7 +131,8 @@ ACCEPTED = {
     "DELETE /session": "a reader ends the own login; session.opened says who that was",
     "POST /complete": "changes nothing; model.called says who has called it",
     "POST /v1/chat/completions": "changes nothing; model.called says who has called it",
-    "POST /v1/responses": "changes nothing; model.called says who has called it",
+    "POST /v1/responses": "changes nothing; model.called says who has called it, task.accepted of an agent",
+    "POST /v1/responses/resp_{task_id}/cancel": "recorded as by POST /tasks/{task_id}/cancel",
     "POST /v1/responses/input_tokens": "changes nothing, and calls no model",
     "POST /v1/messages": "changes nothing; model.called says who has called it",
     "POST /v1/messages/count_tokens": "changes nothing, and calls no model",
@@ -140,6 +141,7 @@ ACCEPTED = {
 """Routes that need no record of the audit trail, and why."""
 READS = {
     "/tasks/{task_id}": "tasks/{ended}",
+    "/v1/responses/resp_{task_id}": "tasks/{ended}",
     "/tasks/{task_id}/events": "tasks/{ended}",
     "/tasks/{task_id}/steps": "tasks/{ended}",
     "/tasks/{task_id}/steps/{path}": "tasks/{ended}",

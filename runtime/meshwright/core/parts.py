@@ -45,6 +45,7 @@ NAMES = (
     "parts.money.part:PART",
     "models.part:PART",
     "agents.context.part:PART",
+    "parts.agent_models.part:PART",
     "parts.mcp_server.part:PART",
     "parts.mcp.part:PART",
     "agents.skills.part:PART",

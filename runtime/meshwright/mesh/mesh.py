@@ -91,6 +91,10 @@ class Mesh:
         except KeyError:
             raise LookupError(f"The mesh has no {kind.__name__}{_provider_hint(kind)}") from None
 
+    def find(self, kind: type[_ThingT]) -> _ThingT | None:
+        """The same, or None where nothing is provided by that type."""
+        return self._provided.get(kind)
+
     @property
     def has_log(self) -> bool:
         """Whether this process reads the event log: on Dapr without a shared database only the front can."""

@@ -132,6 +132,7 @@ def create_app(
         components = [part for part in components if part.name in _MODEL_PARTS]
     others = [router for part in components for router in _component_routers(part)]
     app.router.routes += [route for router in others for route in router.routes]
+    app.state.agent_models = None if only_models else mesh.find(models.AgentDirectory)  # of their routes
     app.router.routes += [*page_routes([] if only_models else components), *_entry().routes]
     kinds = RouterKinds(app.router.routes)
     handle_errors(app)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from meshwright.core import __version__
 from meshwright.core.capability import LLM_SERVICE
-from meshwright.core.errors import Draining, NotFound
+from meshwright.core.errors import Draining, NotFound, nearest
 from meshwright.core.ids import Identifier
 from meshwright.core.operations import Input
 from meshwright.core.tracing import valid_trace
@@ -76,6 +77,22 @@ anthropic_router = make_router(
 )
 
 
+class AgentDirectory(ABC):
+    """Agents that are named as models, `agent/ID`: of the component that provides them by this type."""
+
+    prefix = "agent/"
+
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The names of all of them."""
+
+    @abstractmethod
+    async def answer(
+        self, request: Request, body: ChatRequest | ResponsesRequest | MessagesRequest
+    ) -> Response:
+        """Give the agent that a body names a task, and answer with its outcome."""
+
+
 class ChatCompletion(BaseModel):
     """An answer, as OpenAI has it."""
 
@@ -134,8 +151,10 @@ class EmbeddingList(BaseModel):
 async def _list_models(
     request: Request, operations: Annotated[ModelOperations, may(ModelOperations.models, ModelOperations)]
 ) -> Response:
-    """List the groups that may be named as `model`; with a header `anthropic-version` as Anthropic does."""
+    """List groups and agents that may be named as `model`; as Anthropic with a header `anthropic-version`."""
     names = list(_groups(request, operations) or GROUPS)
+    if (agents := _agent_models(request)) is not None:
+        names += [name for name in agents.names() if name not in names]
     if not asks_as_anthropic(request.scope):
         return JsonLine(ModelList(object="list", data=[ModelEntry(id=name) for name in names]))
     ends = {"first_id": names[0], "last_id": names[-1]} if names else {}
@@ -148,8 +167,8 @@ async def _describe_model(
     operations: Annotated[ModelOperations, may(ModelOperations.models, ModelOperations)],
     model_id: Annotated[str, Path(min_length=1, max_length=128)],
 ) -> Response:
-    """Describe a group that may be named as `model`."""
-    _resolve_group(request, operations, model_id)
+    """Describe a group or an agent that may be named as `model`."""
+    _require_model(request, operations, model_id)
     if asks_as_anthropic(request.scope):
         return JsonLine(_anthropic_entry(model_id))
     return JsonLine(ModelEntry(id=model_id))
@@ -164,7 +183,12 @@ async def _describe_model(
 async def _complete_chat(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ChatRequest
 ) -> Response:
-    """Have a model answer. A client that goes away ends the call, and closes its connection."""
+    """Have a model answer, or an agent as a task.
+
+    A client that goes away ends the call of a model, and closes its connection; a task goes on.
+    """
+    if (agents := _find_agents(request, operations, body.model)) is not None:
+        return await agents.answer(request, body)
     group = _resolve_group(request, operations, body.model)
     context = await operations.call_model(**_caller_fields(request, body))
     call = ChatCall(body, request.headers.get(TAGS_HEADER, ""))
@@ -180,7 +204,12 @@ async def _complete_chat(
 async def _respond(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ResponsesRequest
 ) -> Response:
-    """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
+    """Have a model answer, in the shape of the Responses API, or an agent as a task.
+
+    Nothing is stored of the answer of a model.
+    """
+    if (agents := _find_agents(request, operations, body.model)) is not None:
+        return await agents.answer(request, body)
     group = _resolve_group(request, operations, body.model)
     context = await operations.call_model(**_caller_fields(request, body))
     call = ResponseCall(body, request.headers.get(TAGS_HEADER, ""))
@@ -190,7 +219,7 @@ async def _respond(
 @openai_router.post("/v1/responses/input_tokens", summary="Count the tokens of a response's input")
 async def _count_input(request: Request, operations: _CallerDep, body: ResponsesRequest) -> InputTokens:
     """Say about how many tokens a request has, rather too many. No model is called."""
-    _resolve_group(request, operations, body.model)
+    _require_model(request, operations, body.model)
     return count_input(body)
 
 
@@ -203,7 +232,12 @@ async def _count_input(request: Request, operations: _CallerDep, body: Responses
 async def _make_message(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: MessagesRequest
 ) -> Response:
-    """Have a model answer, in the shape of Anthropic's Messages API. Nothing of it is stored."""
+    """Have a model answer, in the shape of Anthropic's Messages API, or an agent as a task.
+
+    Nothing is stored of the answer of a model.
+    """
+    if (agents := _find_agents(request, operations, body.model)) is not None:
+        return await agents.answer(request, body)
     group = _resolve_group(request, operations, body.model)
     caller = {"tenant_id": body.tenant_id, "user": request_user(body), "traceparent": _traceparent(request)}
     context = await operations.call_model(**caller)
@@ -214,7 +248,7 @@ async def _make_message(
 @anthropic_router.post("/v1/messages/count_tokens", summary="Count the tokens of a prompt")
 async def _count_tokens(request: Request, operations: _CallerDep, body: CountRequest) -> TokenCount:
     """Say about how many tokens a prompt has, rather too many. No model is called."""
-    _resolve_group(request, operations, body.model)
+    _require_model(request, operations, body.model)
     return TokenCount(input_tokens=count_tokens(body))
 
 
@@ -276,6 +310,28 @@ async def _complete(
 def _groups(request: Request, operations: ModelOperations) -> tuple[str, ...] | None:
     """The models that may be named here; None where only the model's server knows."""
     return request.app.state.groups or operations.models()
+
+
+def _agent_models(request: Request) -> AgentDirectory | None:
+    return request.app.state.agent_models
+
+
+def _find_agents(request: Request, operations: ModelOperations, name: str) -> AgentDirectory | None:
+    """The agents, where a client names one of them; None for another model. Raises NotFound."""
+    agents = _agent_models(request)
+    if agents is None or not name.startswith(agents.prefix) or name in (_groups(request, operations) or ()):
+        return None
+    if name not in (names := agents.names()):
+        close = nearest(name, names)
+        remedy = f"Did you mean {close}?" if close else "GET /v1/models lists those there are"
+        raise NotFound(f"The model {name[:80]!r} does not exist", remedy=remedy, field="model")
+    return agents
+
+
+def _require_model(request: Request, operations: ModelOperations, name: str) -> None:
+    """Raises NotFound for a name that no model and no agent has."""
+    if _find_agents(request, operations, name) is None:
+        _resolve_group(request, operations, name)
 
 
 def _resolve_group(request: Request, operations: ModelOperations, name: str) -> str:

@@ -135,10 +135,11 @@ class StreamOptions(BaseModel):
 
 
 class CallMetadata(BaseModel):
-    """The metadata of a call that the mesh reads."""
+    """The metadata of a call that the mesh reads; `thread_id` is the conversation of an agent."""
 
     tags: _Tags | None = None
     cache: dict[str, Any] | None = None
+    thread_id: Identifier | None = None
 
 
 class ChatRequest(BaseModel):

@@ -51,6 +51,14 @@ class UnknownRoute(NotFound):
     """The wire has no such path."""
 
 
+class UnknownResponse(NotFound):
+    """There is no such stored response."""
+
+
+class UnknownPreviousResponse(UnknownResponse):
+    """A response goes on from one that is not there."""
+
+
 class WrongMethod(MeshError):
     """The path takes another method."""
 
@@ -69,6 +77,8 @@ _REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
     (Unauthenticated, _Refusal(401, "authentication_error", "invalid_api_key")),
     (Forbidden, _Refusal(403, "permission_error", "forbidden")),
     (UnknownRoute, _Refusal(404, "invalid_request_error", "unknown_url")),
+    (UnknownPreviousResponse, _Refusal(400, "invalid_request_error", "previous_response_not_found")),
+    (UnknownResponse, _Refusal(404, "invalid_request_error", "response_not_found")),
     (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
     (WrongMethod, _Refusal(405, "invalid_request_error", "method_not_supported")),
     (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),

@@ -44,6 +44,10 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "include": ([], ["reasoning.encrypted_content"]),
 }
 """Values that ask for nothing but what the mesh does."""
+REQUIRES_ACTION = "requires_action"
+"""The reason for the end of an answer that is a question: the response is incomplete."""
+_UNFINISHED = {"length": "max_output_tokens", REQUIRES_ACTION: REQUIRES_ACTION}
+"""Why a response is incomplete, by the reason for its end."""
 
 
 class ResponsesRequest(BaseModel):
@@ -151,9 +155,12 @@ class ResponseCall:
     """A response: its request, and its answer with one id and time, in parts as OpenAI writes them.
 
     Raises InvalidInput for a request that the mesh cannot do; `header` has more tags, with commas between.
+    `stored` are the fields of a response that is stored.
     """
 
-    def __init__(self, body: ResponsesRequest, header: str = "") -> None:
+    def __init__(
+        self, body: ResponsesRequest, header: str = "", *, stored: Mapping[str, Any] | None = None
+    ) -> None:
         reading = _Reading(body)
         request = model_request(reading.chat, header)
         self.request = request.model_copy(update={"timeout_seconds": _TIMEOUT_SECONDS})
@@ -161,6 +168,7 @@ class ResponseCall:
         self.passed_over = reading.passed_over
         self._tools = reading.tools
         self._body = body
+        self._stored = stored or {}
         self.name(new_id(), int(time.time()))
 
     def name(self, answer_id: str, created: int) -> None:
@@ -173,11 +181,11 @@ class ResponseCall:
         return self._ended(reply, self._output(reply))
 
     def _ended(self, reply: ModelReply, output: list[dict[str, Any]]) -> dict[str, Any]:
-        cut_off = reply.finish_reason == "length"
+        reason = _UNFINISHED.get(reply.finish_reason)
         usage = reply.usage
         return {
-            **self._document("incomplete" if cut_off else "completed", output, reply.model),
-            "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
+            **self.document("incomplete" if reason else "completed", output, reply.model),
+            "incomplete_details": {"reason": reason} if reason else None,
             "usage": {
                 "input_tokens": usage.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": usage.cached_tokens},
@@ -196,7 +204,7 @@ class ResponseCall:
             return b"event: %s\ndata: %s\n\n" % (kind.encode(), document)
 
         for kind in ("response.created", "response.in_progress"):
-            yield frame(kind, response=self._document("in_progress", [], self._body.model))
+            yield frame(kind, response=self.document("in_progress", [], self._body.model))
         live = LiveItems(self._ids)
         try:
             async for piece in call.pieces():
@@ -206,7 +214,7 @@ class ResponseCall:
         except MeshError as error:
             document = openai_error(error)
             yield frame("error", **document["error"], **document)
-            failed = self._document("failed", [], self._body.model) | {"error": document["error"]}
+            failed = self.document("failed", [], self._body.model) | {"error": document["error"]}
             yield frame("response.failed", response=failed)  # Codex reads this one alone
             return
         for kind, fields in live.end():
@@ -229,7 +237,10 @@ class ResponseCall:
             items.append(reasoning_item(f"{self._ids['rs']}_2", after))
         return [*items, *calls]
 
-    def _document(self, status: str, output: list[dict[str, Any]], model: str) -> dict[str, Any]:
+    def document(
+        self, status: str, output: list[dict[str, Any]] | None = None, model: str = ""
+    ) -> dict[str, Any]:
+        """The response in any state, without tokens."""
         request, others = self._body, self._body.model_extra or {}
         return {
             "id": self._ids["resp"],
@@ -241,8 +252,8 @@ class ResponseCall:
             "instructions": request.instructions,
             "max_output_tokens": request.max_output_tokens,
             "metadata": others.get("metadata") or {},
-            "model": model,
-            "output": output,
+            "model": model or request.model,
+            "output": output or [],
             "parallel_tool_calls": others.get("parallel_tool_calls") is not False,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None, **(request.reasoning or {})},
@@ -255,6 +266,7 @@ class ResponseCall:
             "truncation": "disabled",
             "usage": None,
             "user": request.user,
+            **self._stored,
         }
 
 
