@@ -102,7 +102,7 @@ def walk(place: Place, checks: bool | None, seed: int) -> Seen:
         with suppress(StartTimedOut):
             return _walk_once(place, plan, seed)._replace(late_starts=late_starts)
     text = f"a mesh did not start in time in {_MAX_LATE_STARTS} walks of this seed"
-    return Seen(seed, [("no start", "", text)])
+    return Seen(seed, [("no start", "", f"== no start\n{text}")])
 
 
 def _walk_once(place: Place, plan: Plan, seed: int) -> Seen:
@@ -116,10 +116,11 @@ def _walk_once(place: Place, plan: Plan, seed: int) -> Seen:
     except Exception as error:  # noqa: BLE001 a walk that breaks off is a finding too
         where = traceback.extract_tb(error.__traceback__)[-1]
         rule = f"{_BROKE_OFF}: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
-        return Seen(seed, [(rule, "", "".join(traceback.format_exception(error, limit=-4)))])
+        text = "".join(traceback.format_exception(error, limit=-4))
+        return Seen(seed, [(rule, "", f"== {rule}\n{text}")])
     finally:
         signal.alarm(0)
-    rows = [(finding.rule, finding.shape, finding.text) for finding in findings]
+    rows = [(finding.rule, finding.shape, script_of(history, finding, place.store)) for finding in findings]
     return Seen(seed, rows, doubts_of(history))
 
 
@@ -237,7 +238,7 @@ class Report:
             or rule.startswith(_BROKE_OFF)
             or kind.startswith(tuple(self._options.exceptions))
         ):
-            return kind, f"== {kind}\n{text}"
+            return kind, text
         history, finding = shortest(Plan.of(seed), rule, max_tries=self._options.tries)
         return finding.kind, script_of(history, finding)
 

@@ -12,9 +12,12 @@ from tests.support.walker.shrink import shrunk
 from tests.support.walker.walk import run_walk
 
 
-def script_of(history: History, finding: Finding) -> str:
+def script_of(history: History, finding: Finding, store: str = "memory") -> str:
     """A walk as a short script."""
     plan = history.plan
+    again = f"--seed {plan.seed}"
+    if store != "memory":
+        again = f"--store {store} --seeds {plan.seed}..{plan.seed + 1}"
     faults = ", ".join(f"{name} {chance}" for name, chance in plan.faults)
     deadline = f" (deadline {plan.deadline:g} s)" if plan.deadline is not None else ""
     draws = {"thread": plan.thread, "purse": plan.purse, "lies": plan.lies}
@@ -39,7 +42,7 @@ def script_of(history: History, finding: Finding) -> str:
             f", {len(view.attempts)} attempts"
             for task_id, view in history.tasks.items()
         ),
-        f"-- again: python -m tests.support.walker --seed {plan.seed}",
+        f"-- again: python -m tests.support.walker {again}",
     ]
     return "\n".join(lines)
 
