@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills oldest newest lint format types bench coding crash dapr dex frameworks mcp tsc harness kube argocd image lock sbom audit clean
+.PHONY: help install demo test soak kills oldest newest lint format types bench coding crash dapr dex frameworks mcp ag-ui tsc harness kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -11,7 +11,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 INSTALL = $$(test -x $(BIN)/uv && echo "$(BIN)/uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install") -q
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.dev  ## set up .venv with all that development and the tests need
 
@@ -67,6 +67,9 @@ frameworks:  ## install the agent frameworks whose agents tests run, in an envir
 
 mcp:  ## install the MCP servers that tests run, with npm and pip, once
 	@"$(PYTHON)" tests/support/mcp/install
+
+ag-ui:  ## install the client of AG-UI that tests run, with npm, once
+	@"$(PYTHON)" tests/support/ag_ui/install
 
 tsc:  ## install the TypeScript compiler of the coding jobs, and pyright, with npm, once
 	@"$(PYTHON)" benchmarks/coding/compiler/install >/dev/null

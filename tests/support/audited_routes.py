@@ -118,6 +118,7 @@ CHANGES = {
 """In the order in which they are made: the keys are opened last, since the caller's is one of them."""
 ACCEPTED = {
     "POST /tasks": "task.accepted says who, in the same commit",
+    "POST /ag-ui/{agent_id}": "task.accepted says who; an answer or a cancel is audited as everywhere",
     "POST /events": "the event itself says who has published it",
     "POST /retry": "each task is recorded, as by POST /tasks/{task_id}/retry",
     "POST /cancel": "each task is recorded, as by POST /tasks/{task_id}/cancel",

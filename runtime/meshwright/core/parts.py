@@ -47,6 +47,7 @@ NAMES = (
     "agents.context.part:PART",
     "parts.agent_models.part:PART",
     "parts.mcp_server.part:PART",
+    "parts.ag_ui.part:PART",
     "parts.mcp.part:PART",
     "agents.skills.part:PART",
     "parts.coding.part:PART",

@@ -67,7 +67,7 @@ def operations(api: Api) -> Iterator[tuple[APIRoute, str, dict[str, Any] | None]
     paths = create_app(api.mesh).openapi()["paths"]
     for route in http_routes(api):
         for method in sorted(route.methods):
-            described = paths[route.path_format][method.lower()].get("requestBody", {})
+            described = paths.get(route.path_format, {}).get(method.lower(), {}).get("requestBody", {})
             yield route, method, described.get("content", {}).get("application/json", {}).get("example")
 
 

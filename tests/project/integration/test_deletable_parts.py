@@ -17,6 +17,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "runtime" / "meshwright"
 PARTS = {
     "schedules": "parts/schedules",
     "mcp": "parts/mcp",
+    "ag_ui": "parts/ag_ui",
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "parts/agent_config",

@@ -222,15 +222,18 @@ class ServerSentEvents(StreamingResponse):
             if self._end is not None:
                 await self._end()
 
-    async def _send_last(self, scope: Scope, send: Send, problem: MeshError) -> None:
+    def last_frame(self, scope: Scope, problem: MeshError) -> bytes:
+        """Returns the last event of a stream whose credentials have ended."""
         shape = router_kind(scope).errors
         if shape == "openai":
-            frame = format_sse_event(data_str=encode(openai_error(problem)).decode())
-        elif shape == "anthropic":
-            frame = format_sse_event(event="error", data_str=encode(anthropic_error(problem)).decode())
-        else:
-            text = describe_problem(problem).model_dump_json(exclude_none=True)
-            frame = format_sse_event(event=_STREAM_ENDED, data_str=text)
+            return format_sse_event(data_str=encode(openai_error(problem)).decode())
+        if shape == "anthropic":
+            return format_sse_event(event="error", data_str=encode(anthropic_error(problem)).decode())
+        text = describe_problem(problem).model_dump_json(exclude_none=True)
+        return format_sse_event(event=_STREAM_ENDED, data_str=text)
+
+    async def _send_last(self, scope: Scope, send: Send, problem: MeshError) -> None:
+        frame = self.last_frame(scope, problem)
         with suppress(TimeoutError):  # it reads nothing: the server cuts it off
             async with asyncio.timeout(_LAST_SECONDS):
                 await send({"type": "http.response.body", "body": frame, "more_body": False})

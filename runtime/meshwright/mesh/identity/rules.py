@@ -8,6 +8,7 @@ brings is hidden until it is named.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,6 +26,7 @@ from meshwright.core.operations import require as require
 from meshwright.core.operations import visible_tenant as visible_tenant
 from meshwright.core.payloads import Payload, fact_fields, find_payload, redacted
 from meshwright.engine.work.people import is_decision
+from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.record import TaskView
 from meshwright.models.port import CallContext
 
@@ -64,6 +66,17 @@ def check_answer(caller: Caller, view: TaskView, key: str) -> None:
     if wait is not None and is_decision(wait):
         require(caller, Role.APPROVER, "decides on approvals")
     ANSWER_TASK.check_task(caller, view.requested_by)
+
+
+def answerable(view: TaskView, caller: Caller) -> list[Wait]:
+    """Returns the questions of a task that its caller may answer, the oldest first."""
+    waits: list[Wait] = []
+    for wait in view.waits:
+        if wait.kind == "person" and (not wait.may_answer or caller.requested_by in wait.may_answer):
+            with suppress(Forbidden):
+                check_answer(caller, view, wait.wait_id)
+                waits.append(wait)
+    return waits
 
 
 def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:

@@ -1,0 +1,1 @@
+"""AG-UI: agents of the mesh behind the user interfaces that speak its protocol."""
