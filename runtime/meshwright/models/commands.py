@@ -127,13 +127,12 @@ def _settings(target: Target) -> Settings:
 
     settings = load_settings(Path(), data_dir=target.data)
     require_folder(target.data, settings)
-    require_trust(settings)
     return settings
 
 
 @asynccontextmanager
 async def _running(target: Target, settings: Settings) -> AsyncIterator[Client | None]:
-    """The mesh that runs; None if there is none, or its keys are not ours."""
+    """The mesh that runs; None, once the project is trusted, if there is none or its keys are not ours."""
     async with running_mesh(target.url or settings, tenant=target.tenant) as mesh:
         client = None
         try:
@@ -144,6 +143,7 @@ async def _running(target: Target, settings: Settings) -> AsyncIterator[Client |
             if target.url is not None:
                 raise
         if client is None:
+            require_trust(settings)
             say_asked(None, settings.data_dir, instead="as the settings here say")
         yield client
 

@@ -1,5 +1,6 @@
 """Commands that read run no code of a folder; others ask once for each folder."""
 
+import asyncio
 import os
 import pty
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.running_mesh import run
+from tests.support.running_mesh import mesh_up, run
 from tests.support.sqlite_mesh import ROOT
 
 MESH = [sys.executable, "-m", "meshwright.cli"]
@@ -78,6 +79,17 @@ def test_code_of_a_folder_runs_after_one_yes(folder: Path) -> None:
     assert trusted.read_text() == f"{folder}\n" and stat.S_IMODE(trusted.stat().st_mode) == 0o600
     status, said = at_a_terminal("n", "ask", "echo", "Hello", cwd=folder)
     assert status == 0 and "Do you trust it?" not in said
+
+
+async def test_a_mesh_that_runs_is_asked_for_its_models_without_a_question(
+    folder: Path, tmp_path: Path
+) -> None:
+    _, said = await asyncio.to_thread(at_a_terminal, "n", "models", cwd=folder)
+    assert "Do you trust it?" in said
+    async with mesh_up(tmp_path / "data") as mesh:
+        status, said = await asyncio.to_thread(at_a_terminal, "n", "models", "--url", mesh.url, cwd=folder)
+    assert (status, "Do you trust it?" in said) == (0, False), said
+    assert f"asking the mesh at {mesh.url}" in said
 
 
 def test_the_question_says_where_secrets_would_go(folder: Path) -> None:
