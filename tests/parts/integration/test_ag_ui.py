@@ -439,6 +439,8 @@ async def test_roles_and_tenants_bound_what_a_key_does(tmp_path: Path) -> None:
         assert problem(unknown)[1] == problem(frames)[1].replace(asked["id"], "x")
         refusal = await refused(api, "confirm_delete", keys["eve"], runId="r1", **words)
         assert refusal[:2] == [409, "IdempotencyConflict"]
+        [own] = interrupts(await run(api, "confirm_delete", "r1", "our words", keys["bob"]))
+        assert own["id"] != asked["id"]  # names are a tenant's own
 
         # A viewer sees how the run stands, without its contents, for as long as it lasts.
         async with opened(api, "confirm_delete", keys["ann"], runId="r1") as response:

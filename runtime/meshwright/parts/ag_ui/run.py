@@ -71,7 +71,8 @@ class RunView:
 
     async def begin(self) -> None:
         """Make the task of the run, answer its questions or find it: durable when this returns."""
-        run, task_id = self._run, f"agui-{derived_id(self._agent_id, self._run.thread_id, self._run.run_id)}"
+        run, tenant_id = self._run, self._operations.caller.tenant_id
+        task_id = f"agui-{derived_id(tenant_id, self._agent_id, run.thread_id, run.run_id)}"
         views = await self._thread()
         if not views and self._agent_id not in self._agent_ids():
             raise NotFound(f"There is no agent {self._agent_id!r} for user interfaces", field="agent_id")
