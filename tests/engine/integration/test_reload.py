@@ -163,7 +163,7 @@ async def test_a_project_without_agents_says_so(tmp_path: Path) -> None:
 )
 async def test_a_file_without_agents_says_so(tmp_path: Path, given: str, complaint: str) -> None:
     (tmp_path / "none.py").write_text(f"from meshwright import Agent, run_mesh\n\nrun_mesh({given})\n")
-    process = await start([sys.executable, "none.py"], {}, tmp_path, stdout=PIPE, stderr=PIPE)
+    process = await start([sys.executable, "none.py", "--port", "0"], {}, tmp_path, stdout=PIPE, stderr=PIPE)
     _, err = await process.communicate()
     assert process.returncode == 1 and f"none.py: {complaint}" in err.decode(), err
     assert "run_mesh(Greeter)" in err.decode()

@@ -20,6 +20,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.chromium import chromium
+from tests.support.page import confirm, press
 from tests.support.running_mesh import ROOT, Done, RunningMesh, mesh_up, ready_url
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(360)]  # five minutes for the test itself
@@ -215,8 +216,8 @@ async def understands_a_failure(newcomer: Newcomer, page: Page) -> str:
 async def retries(newcomer: Newcomer, page: Page) -> None:
     """Have the task that is open on the page worked on again, and approve what it asks for."""
     here = page.url
-    await page.get_by_role("button", name="Retry…", exact=True).click()
-    await page.get_by_role("dialog").get_by_role("button", name="Retry", exact=True).click()
+    await press(page, "Retry…")
+    await confirm(page, "Retry")
     await page.get_by_role("link", name="Inbox").first.click()
     await approves(newcomer, page, "Sunday")
     await page.goto(here)

@@ -113,7 +113,8 @@ async def test_a_second_one_on_the_same_folder_is_told_so(tmp_path: Path) -> Non
 
 
 async def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
-    done = await mesh("up", "--host", "dapr", "--data", str(tmp_path / "data"), MESH_DAPR_BIN=str(tmp_path))
+    up = ("up", "--host", "dapr", "--port", "0", "--data", str(tmp_path / "data"))
+    done = await mesh(*up, MESH_DAPR_BIN=str(tmp_path))
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"mesh: there is no daprd in {tmp_path}; ")
     assert "make dapr builds it and prints its folder: set MESH_DAPR_BIN to that" in done.err
