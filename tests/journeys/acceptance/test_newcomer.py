@@ -20,7 +20,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.chromium import chromium
-from tests.support.page import confirm, press
+from tests.support.page import confirm, dialog, press
 from tests.support.running_mesh import ROOT, Done, RunningMesh, mesh_up, ready_url
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(360)]  # five minutes for the test itself
@@ -216,7 +216,10 @@ async def understands_a_failure(newcomer: Newcomer, page: Page) -> str:
 async def retries(newcomer: Newcomer, page: Page) -> None:
     """Have the task that is open on the page worked on again, and approve what it asks for."""
     here = page.url
-    await press(page, "Retry…")
+    while not await dialog(page).is_visible():  # a click where the page has just changed does nothing
+        await press(page, "Retry…")
+        with suppress(AssertionError):
+            await expect(dialog(page)).to_be_visible(timeout=5_000)
     await confirm(page, "Retry")
     await page.get_by_role("link", name="Inbox").first.click()
     await approves(newcomer, page, "Sunday")
