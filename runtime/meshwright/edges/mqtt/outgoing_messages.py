@@ -59,8 +59,7 @@ ANONYMOUS = Caller().requested_by
 _MAX_LEVEL_CHARS = 128
 _MAX_QUESTIONS = 100  # in the document of an inbox
 _GATHER_SECONDS = 0.1  # in which changes of an inbox become one message
-_OF_QUESTIONS = ("task.waiting", "wait.ended")
-_OF_QUESTIONS = ("question.claimed", "question.released", "deployment.refused", "deployment.recovered")
+_CHANGES_OF_INBOX = ("question.claimed", "question.released", "deployment.refused", "deployment.recovered")
 TASK_VERBS = ("cancel", "answer")
 """The commands for a task that exists."""
 _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
@@ -349,7 +348,7 @@ class RetainedInbox:
         self._mesh = mesh
         self._topics = topics
         self._notices = notices
-        self._of_others = {*_OF_QUESTIONS}
+        self._of_others = {*_CHANGES_OF_INBOX}
         self._shown: dict[str, set[str]] = {}
         self._published: dict[str, bytes] = {}
         self._changed: set[str] = set()

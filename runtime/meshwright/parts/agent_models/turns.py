@@ -33,7 +33,7 @@ from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.record import TaskView
 from meshwright.kit import derived_id
 from meshwright.mesh.identity.events import EventOperations
-from meshwright.mesh.identity.rules import check_answer
+from meshwright.mesh.identity.rules import answerable
 from meshwright.models.errors import ModelTimeout
 from meshwright.models.wire.errors import openai_error
 from meshwright.models.wire.responses import REQUIRES_ACTION, ResponseCall
@@ -248,12 +248,7 @@ def open_question(view: TaskView) -> Wait | None:
 
 def may_answer(operations: Operations, view: TaskView, wait: Wait) -> bool:
     """Whether a caller may answer a question by a message."""
-    try:
-        check_answer(operations.caller, view, wait.wait_id)
-    except Forbidden:
-        return False
-    is_named = not wait.may_answer or operations.caller.requested_by in wait.may_answer
-    return wait.kind == "person" and is_named
+    return wait in answerable(view, operations.caller)
 
 
 def render_question(operations: Operations, view: TaskView, wait: Wait) -> str:

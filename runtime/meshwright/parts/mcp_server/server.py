@@ -31,6 +31,7 @@ from meshwright.core.tracing import valid_trace
 from meshwright.engine.work.protocol import DEFAULT_TENANT
 from meshwright.engine.work.record import TaskView
 from meshwright.kit import ID_PATTERN, Forbidden, HostError, PromptError, Registry, Role, has_role, topics
+from meshwright.mesh.identity.rules import answerable
 from meshwright.parts.mcp_server import wire
 from meshwright.parts.mcp_server.exchange import EXCHANGE, Exchange
 from meshwright.parts.mcp_server.settings import McpEndpointSettings
@@ -285,7 +286,7 @@ class MeshServer:
                 if (error := wire.protocol_error(view.outcome)) is not None:
                     raise MCPError.from_error_data(error)
                 return types.CallToolResult.model_validate(wire.call_result(view.outcome))
-            waits = wire.questions(view, exchange.operations.caller)
+            waits = answerable(view, exchange.operations.caller)
             if waits and _asks_its_user(ctx):
                 requests = wire.input_requests(waits)
                 return types.InputRequiredResult.model_validate(
@@ -336,7 +337,7 @@ class MeshServer:
 
     async def _answer(self, operations: Operations, view: TaskView, responses: Mapping[str, Any]) -> None:
         """Give a task the answers to what it waits for. Answers to other questions are ignored."""
-        waits = {wait.wait_id: wait for wait in wire.questions(view, operations.caller)}
+        waits = {wait.wait_id: wait for wait in answerable(view, operations.caller)}
         for key, response in responses.items():
             if key in waits:
                 response = response.model_dump(by_alias=True) if hasattr(response, "model_dump") else response

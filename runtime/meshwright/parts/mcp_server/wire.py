@@ -16,8 +16,7 @@ from meshwright.core.messages import Outcome
 from meshwright.engine.work.people import APPROVAL
 from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.record import TaskView
-from meshwright.kit import Forbidden
-from meshwright.mesh.identity.rules import check_answer
+from meshwright.mesh.identity.rules import answerable
 
 _POLL_MS = 1_000
 _STATUS = {"succeeded": "completed", "cancelled": "cancelled", "failed": "failed", "timed_out": "failed"}
@@ -92,19 +91,6 @@ def _plain_field(schema: Any) -> dict[str, Any] | None:
     return {name: value for name, value in schema.items() if name in _FIELD_KEYS and value is not None}
 
 
-def questions(view: TaskView, caller: Caller) -> list[Wait]:
-    """The questions of a task that its caller may answer, the oldest first."""
-    return [wait for wait in view.waits if wait.kind == "person" and _may_answer(view, caller, wait)]
-
-
-def _may_answer(view: TaskView, caller: Caller, wait: Wait) -> bool:
-    try:
-        check_answer(caller, view, wait.wait_id)
-    except Forbidden:
-        return False
-    return not wait.may_answer or caller.requested_by in wait.may_answer
-
-
 def input_requests(waits: Collection[Wait]) -> dict[str, Any]:
     """The questions as requests that a client has its user answer, by their `wait_id`."""
     return {
@@ -162,7 +148,7 @@ def detailed_task(view: TaskView, caller: Caller, keep_days: float | None) -> di
         if view.outcome.status != "cancelled":
             fields["status"], fields["result"] = "completed", call_result(view.outcome)
         return fields
-    if waits := questions(view, caller):
+    if waits := answerable(view, caller):
         return {**fields, "status": "input_required", "inputRequests": input_requests(waits)}
     return {**fields, "statusMessage": status_text(view)}
 
