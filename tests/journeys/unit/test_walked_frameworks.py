@@ -203,3 +203,13 @@ def test_a_launch_beside_a_call_not_given_up_again_needs_a_yes_to_be_repeated(ch
     assert findings_of(walked) == []
     assert [answer.subject for answer in walked.answers] == ["approval", "restart", "approval"]
     assert [effect.request.tool for effect in walked.world.effects] == ["launch"] * 2
+
+
+@pytest.mark.parametrize("seed", [9, 10, 11])
+def test_a_timeout_begins_as_long_before_a_call_that_is_given_up_as_it_did(seed: int) -> None:
+    """Resumed, a leg has its first result at once, and the next only after the other leg's timeout."""
+    first = (say("y2"), timed(0.5, stream("y3", 3), say("y4", "mixed")))
+    second = (timed(0.5, tool(Request("launch", "B", 1))), tool(Request("deploy", "A", 2)))
+    walked = walk(legs("complete", first, second), seed=seed)
+    assert findings_of(walked) == []
+    assert [len(view.attempts) for view in walked.tasks.values()] == [1]

@@ -119,12 +119,11 @@ class Replay:
         """Wait until the caller of a branch gives it up again. If it does not, end as `check` does."""
         self._cancels.deliver()
         seconds = order.recorded.given_up[name].seconds
-        order.given_up_open.append(seconds)
         try:
             with self._waits.busy():
                 await asyncio.sleep(seconds + _GIVE_UP_SECONDS)
         finally:
-            order.given_up_open.remove(seconds)
+            order.to_give_up.pop(name, None)
         call = f"A call of task {self._work.task.task_id}"
         mismatch = _mismatch(f"{call} was given up by its caller, and is not given up now")
         await self._end_replay(scope, mismatch)

@@ -2,12 +2,14 @@
 
 Steps that are known by their requests are counted among equal ones in the order in which they are asked for.
 That order follows from the order in which the code got earlier results: so a resumed run hands these out one
-after another, in their recorded order, each once the code has asked for all that it asked for before.
+after another, in their recorded order, each once the code has asked for all that it asked for before. While a
+call waits for being given up once more, they come no earlier than before: the code has clocks of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,12 +50,15 @@ class RecordedOrder:
         self.asked_at: dict[str, int] = {}
         self.handed_out: dict[str, None] = {}
         self.given_up: dict[str, GivenUp] = {}
+        self.seconds: dict[str, dict[str, float]] = {}
+        """The results that came during a call that was given up, with the seconds from its begin to each."""
 
     def add(self, value: Mapping[str, Any]) -> None:
         """Add what a record says."""
         self.asked_at |= value.get("asked", {})
         self.handed_out |= dict.fromkeys(value.get("heard", ()))
         self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
+        self.seconds |= value.get("seconds", {})
         self.answers = value.get("answers", self.answers)
 
     def up_to(self, number: int, begun: Collection[str], ended: Collection[str]) -> dict[str, Any]:
@@ -78,6 +83,7 @@ class RecordedOrder:
             },
             "heard": heard,
             "given_up": {name: [*self.given_up[name]] for name in heard if name in self.given_up},
+            "seconds": {name: self.seconds[name] for name in heard if name in self.seconds},
             "answers": self.answers,
         }
 
@@ -109,13 +115,16 @@ class ResultOrder:
         self._unsaved_asked: dict[str, int] = {}
         self._unsaved_heard: list[str] = []
         self._unsaved_given_up: dict[str, GivenUp] = {}
+        self._unsaved_seconds: dict[str, dict[str, float]] = {}
+        self._times: dict[str, float] = {}
+        """When the code got each result."""
         self._unsaved_answers = answers
         self.changes = 0
         """Counts up with each question, result and call that is given up."""
         self.reading_on: set[str] = set()
         """The calls that were given up while they went on, for their cost."""
-        self.given_up_open: list[float] = []
-        """After how many seconds each of the calls was given up that wait for being given up once more."""
+        self.to_give_up: dict[str, float] = {}
+        """When the code asked once more for each call that waits for being given up as before."""
         self._require()
 
     def ask(self, name: str) -> None:
@@ -124,6 +133,8 @@ class ResultOrder:
         self._required.discard(name)
         if name not in self.recorded.asked_at:
             self._unsaved_asked[name] = self._count
+        if name in self.recorded.given_up:
+            self.to_give_up[name] = time.monotonic()
         self._change()
 
     def begin(self, name: str, number: int) -> None:
@@ -144,6 +155,8 @@ class ResultOrder:
         """Return once it is the turn of a branch."""
         while self._is_resting or not self._is_due(name):
             await self._wait()
+        if self.to_give_up:
+            await self._pace(name)
         if self._count and len(self._asked) == self._asks_at_last:
             self._is_resting = True
             try:
@@ -160,6 +173,10 @@ class ResultOrder:
         """Note that the caller of a branch has given it up."""
         if name not in self.recorded.given_up:
             self._unsaved_given_up[name] = GivenUp(seconds, [*pieces], self._numbers.get(name, 0))
+            began = time.monotonic() - seconds
+            during = {other: round(at - began, 3) for other, at in self._times.items() if at >= began}
+            if during:
+                self._unsaved_seconds[name] = during
         self._note(name)
 
     @property
@@ -174,10 +191,12 @@ class ResultOrder:
             "asked": self._unsaved_asked,
             "heard": [name for name in self._unsaved_heard if name not in left],
             "given_up": {name: [*it] for name, it in self._unsaved_given_up.items() if name not in left},
+            "seconds": {name: it for name, it in self._unsaved_seconds.items() if name not in left},
         }
         self._unsaved_asked = dict[str, int]()
         self._unsaved_heard = [*left]
         self._unsaved_given_up = {**left}
+        self._unsaved_seconds = {name: it for name, it in self._unsaved_seconds.items() if name in left}
         if any(news.values()) and self._unsaved_answers:
             news["answers"], self._unsaved_answers = self._unsaved_answers, 0
         return {name: field for name, field in news.items() if field}
@@ -193,6 +212,8 @@ class ResultOrder:
                 self._left.remove(name)
         else:
             self._unsaved_heard.append(name)
+        self.to_give_up.pop(name, None)
+        self._times[name] = time.monotonic()
         self._count += 1
         self._asks_at_last = len(self._asked)
         self._require()
@@ -202,6 +223,12 @@ class ResultOrder:
         """Note what the code asks for before the next recorded hand-out."""
         names = self._asked_after.pop(self._count, ())
         self._required |= {name for name in names if name not in self._asked}
+
+    async def _pace(self, name: str) -> None:
+        """Return no earlier in the calls that are still to be given up than a result came before."""
+        seconds = self.recorded.seconds
+        due = max(at + seconds.get(call, {}).get(name, 0.0) for call, at in self.to_give_up.items())
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _rest(self) -> None:
         """Let the code go on for some turns, or until it asks for something."""
@@ -229,7 +256,8 @@ class ResultOrder:
         self._waiting.append(changed)
         changes = self.changes
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS + max(self.given_up_open, default=0.0)):
+            given_up = [self.recorded.given_up[name].seconds for name in self.to_give_up]
+            async with asyncio.timeout(_PATIENCE_SECONDS + max(given_up, default=0.0)):
                 await changed
         except TimeoutError:
             if changes == self.changes:
