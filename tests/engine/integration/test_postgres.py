@@ -447,5 +447,33 @@ async def test_a_worker_whose_lease_is_gone_journals_nothing(start: Start) -> No
     assert [record.n for record in records] == [1, 3]
 
 
+async def test_a_process_that_takes_a_new_lease_never_seems_to_have_ended(start: Start) -> None:
+    worker, other = (await start())[0], await start()
+    looks: list[bool] = []
+
+    async def look() -> None:
+        while True:
+            looks.append(await other[0].has_ended(worker.process))
+
+    looking = asyncio.create_task(look())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for _ in range(2):
+            former = worker.incarnation
+            await other[2].write(remove_worker_and_end_commits, former)
+            while worker.incarnation == former or not worker.is_ready:
+                await asyncio.sleep(0.01)
+    looking.cancel()
+    assert looks and not any(looks)
+
+
+def remove_worker_and_end_commits(session: Session, incarnation: str) -> None:
+    session.execute(
+        "WITH gone AS (DELETE FROM workers WHERE incarnation = ? RETURNING lock_key) "
+        "SELECT pg_terminate_backend(pid) FROM gone JOIN pg_locks "
+        "ON locktype = 'advisory' AND objsubid = 2 AND classid::bigint = lock_key >> 32",
+        (incarnation,),
+    )
+
+
 def remove_worker(session: Session, incarnation: str) -> None:
     session.execute("DELETE FROM workers WHERE incarnation = ?", (incarnation,))

@@ -102,6 +102,12 @@ _HAS_LOCKS = """
     SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = ?
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1
 """
+_UNLOCK_OTHERS = """
+    SELECT pg_advisory_unlock(key)
+    FROM (SELECT (classid::bigint << 32) + objid::bigint AS key FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 1 AND pid = pg_backend_pid()) AS held
+    WHERE key <> %s
+"""
 _GIVE_UP = f"WITH gone AS (DELETE FROM workers WHERE incarnation = %s RETURNING lock_key) {_END_COMMITS}"  # noqa: S608 code
 _SELECT_SENT_HERE = """
     SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
@@ -235,7 +241,10 @@ class PostgresStore(SharedStore):
             self._channel = self._reader.channel
 
     async def _connect(self, incarnation: str, kinds: Sequence[str]) -> None:
-        """Take a lock and a lease on the connection that receives notifications."""
+        """Take a lock and a lease on the connection that receives notifications.
+
+        There is no moment without a lock: others would take the calls that run here for ended.
+        """
         if self._line is None or self._line.closed:
             await self._database.learn_timeline()
             self._line = await self._database.connect_async(joins=True)
@@ -261,8 +270,8 @@ class PostgresStore(SharedStore):
         await line.execute(b"UNLISTEN *")
         for channel in (self._channel, own_channel(self._channel, incarnation)):
             await line.execute(f'LISTEN "{channel}"'.encode())
-        await line.execute("SELECT pg_advisory_unlock_all()")
         await line.execute("SELECT pg_advisory_lock(%s)", (key,))
+        await line.execute(_UNLOCK_OTHERS, (key,))
         return key
 
     async def _stop_tasks(self) -> None:
@@ -406,10 +415,8 @@ class PostgresStore(SharedStore):
                 has_lease = await self._rejoin(incarnation, error)
             finally:
                 self.is_away = False
-        if self._line is not None:
-            await self._line.close()
         if self._receiver is not None:
-            self._receiver.lease_lost()
+            self._receiver.lease_lost()  # the connection keeps its lock: this process still runs its calls
 
     async def _follow(self, incarnation: str) -> bool:
         """Do all that as long as the connection lasts; returns False once the lease is lost."""
@@ -442,6 +449,8 @@ class PostgresStore(SharedStore):
             try:
                 has_lease = await self._take_lease_again(incarnation)
             except StoreMoved:
+                if self._line is not None:
+                    await self._line.close()
                 return False  # joining says why
             except (psycopg.Error, StoreFailed):
                 await asyncio.sleep(_RECONNECT_SECONDS)
