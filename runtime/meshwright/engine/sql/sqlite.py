@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from operator import length_hint
 from pathlib import Path
@@ -24,6 +24,7 @@ from meshwright.core.folders import remove_folder
 from meshwright.core.ids import new_id
 from meshwright.engine.sql.database import Cursor, Row, Session, Values, WriteJob, marks
 from meshwright.engine.sql.folder import Marker, lock_folder, make_private, open_private, refusal
+from meshwright.engine.sql.migrations import create_versions, creation_scripts
 from meshwright.engine.sql.writer import ApartDatabase, WriterProcess
 
 Durability = Literal["full", "normal", "off"]
@@ -182,8 +183,20 @@ class SqliteDatabase(ApartDatabase):
         return connect_writer(self.path, self._durability)
 
     def _bring_up_to_date(self, session: Session) -> None:
-        super()._bring_up_to_date(session)
+        if session.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            super()._bring_up_to_date(session)
+        else:
+            self._create_tables(session)
         self._marker.start(session)
+
+    def _create_tables(self, session: Session) -> None:
+        """Fill a new file in one commit: each step by itself would wait for the disk."""
+        scripts = [
+            script
+            for component, folder in self._migrations.items()
+            for script in creation_scripts(component, folder, self.dialect)
+        ]
+        _new_tables("\n".join(scripts)).backup(session.connection)
 
     def _keep_copy(self, session: Session) -> Path:
         """Copy the file beside it, once for an upgrade. Raises what a disk that refuses does."""
@@ -312,6 +325,15 @@ def _connect(database: str | Path, *, uri: bool = False) -> sqlite3.Connection:
         timeout=BUSY_TIMEOUT_SECONDS,
         cached_statements=_CACHED_STATEMENTS,
     )
+
+
+@cache  # a process that opens many new files, as tests do, runs the steps once
+def _new_tables(script: str) -> sqlite3.Connection:
+    """A database in memory with the tables that a script makes."""
+    session = SqliteSession(_connect(":memory:"))
+    create_versions(session)
+    session.script(script)
+    return session.connection
 
 
 def _is_refused(error: sqlite3.Error) -> bool:

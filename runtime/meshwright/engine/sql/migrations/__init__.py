@@ -43,9 +43,13 @@ def upgrade(session: SqlConnection, component: str, folder: Traversable, locatio
     """Apply the steps of a component that the database has not seen; raises as `pending_upgrade` does."""
     steps = migration_steps(folder, session.dialect)
     version = _checked_version(session, component, steps, location)
-    for number, script in sorted(steps.items()):
-        if number > version:
-            session.script(f"{script}\n{_set_version(component, number)}")
+    for script in _scripts(component, steps, version):
+        session.script(script)
+
+
+def creation_scripts(component: str, folder: Traversable, dialect: str) -> list[str]:
+    """All steps of a component, for a database that has none of its tables."""
+    return _scripts(component, migration_steps(folder, dialect), 0)
 
 
 class Upgrade(NamedTuple):
@@ -98,6 +102,15 @@ def _checked_version(session: SqlConnection, component: str, steps: Mapping[int,
             remedy="delete it, or choose another database: --data DIR",
         )
     return version
+
+
+def _scripts(component: str, steps: Mapping[int, str], version: int) -> list[str]:
+    """The steps behind a version, each with what records it."""
+    return [
+        f"{script}\n{_set_version(component, number)}"
+        for number, script in sorted(steps.items())
+        if number > version
+    ]
 
 
 def _version(session: SqlConnection, component: str) -> int:
