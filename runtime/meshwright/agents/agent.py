@@ -179,9 +179,10 @@ def _check_attributes(agent: type[Agent]) -> None:
     """Refuse an attribute that is nearly one of an Agent's: it would have no effect, without a word."""
     names = [name for name in Agent.__annotations__ if name not in vars(agent)]
     for name, value in vars(agent).items():
+        if hasattr(Agent, name) or name in Agent.__annotations__:
+            continue
         is_data = not name.startswith("_") and not callable(value) and not hasattr(value, "__get__")
-        close = nearest(name, names, cutoff=_SIMILAR) if is_data and not hasattr(Agent, name) else None
-        if close and name not in Agent.__annotations__:
+        if is_data and (close := nearest(name, names, cutoff=_SIMILAR)):
             complaint = f"has an attribute {name!r}, which an Agent does not know"
             raise _refusal(agent, complaint, f"Did you mean {close!r}? If not, give it another name", name)
 
