@@ -1,36 +1,13 @@
 """The data folder: private to its owner, and nothing in it leads elsewhere."""
 
 import os
-import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.sqlite_mesh import ROOT, up
-
-
-def mesh(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "meshwright.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, umask=0o022, timeout=60
-    )
-
-
-@contextmanager
-def mesh_up(data: Path, *, cwd: Path = ROOT) -> Iterator[str]:
-    """A mesh of the command on a folder, in a shell with the usual umask: where it listens."""
-    command = [sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd, umask=0o022) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().removeprefix("ready ").strip()
-        finally:
-            process.send_signal(signal.SIGTERM)
+from tests.support.running_mesh import mesh_up, run
+from tests.support.sqlite_mesh import up
 
 
 def open_to_others(folder: Path) -> dict[str, str]:
@@ -38,10 +15,10 @@ def open_to_others(folder: Path) -> dict[str, str]:
     return {path: f"{mode:o}" for path, mode in modes.items() if mode & 0o077}
 
 
-def test_mesh_up_keeps_other_users_out_of_its_data(tmp_path: Path) -> None:
+async def test_mesh_up_keeps_other_users_out_of_its_data(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with mesh_up(data) as url:
-        asked = mesh("ask", "simple-agent", "my password is hunter2", "--url", url)
+    async with mesh_up(data) as running:
+        asked = run("ask", "simple-agent", "my password is hunter2", "--url", running.url)
         assert asked.returncode == 0, asked.stderr
         assert {"mesh.db", "mesh.db-wal", "mesh.json", "mesh.lock"} <= {path.name for path in data.iterdir()}
         assert open_to_others(data) == {}
@@ -49,7 +26,7 @@ def test_mesh_up_keeps_other_users_out_of_its_data(tmp_path: Path) -> None:
 
 
 def test_asking_without_a_mesh_keeps_other_users_out_too(tmp_path: Path) -> None:
-    asked = mesh("ask", "simple-agent", "hello", "--data", str(tmp_path / "data"))
+    asked = run("ask", "simple-agent", "hello", "--data", str(tmp_path / "data"))
     assert asked.returncode == 0, asked.stderr
     assert open_to_others(tmp_path / "data") == {}
 
@@ -63,7 +40,7 @@ async def test_a_folder_that_others_could_read_is_made_private_with_a_note(tmp_p
     (data / "logs" / "mesh-0.log").write_text("it was said here\n")
     for path in (data, *data.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    read = mesh("task", task_id, "--data", str(data))
+    read = run("task", task_id, "--data", str(data))
     assert read.returncode == 0, read.stderr
     assert f"{data} was open to other users (mode 755): now only its owner can read it" in read.stderr
     assert open_to_others(data) == {}
@@ -74,7 +51,7 @@ def test_a_folder_that_others_can_write_is_refused_with_the_chmod(tmp_path: Path
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(mode)
-    refused = mesh("ask", "simple-agent", "hello", "--data", str(data))
+    refused = run("ask", "simple-agent", "hello", "--data", str(data))
     assert refused.returncode == 1
     [line] = refused.stderr.splitlines()
     assert f"can be written by other users (mode {mode:o})" in line and f"chmod 700 {data}" in line
@@ -86,7 +63,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     os.chown(data, 4321, 4321)
-    refused = mesh("ask", "simple-agent", "hello", "--data", str(data))
+    refused = run("ask", "simple-agent", "hello", "--data", str(data))
     assert refused.returncode == 1
     [line] = refused.stderr.splitlines()
     assert "belongs to another user (uid 4321)" in line and "chown" in line
@@ -97,7 +74,7 @@ def test_a_folder_with_other_files_is_not_closed_to_their_readers(tmp_path: Path
     folder.mkdir()
     (folder / "index.html").write_text("for everybody")
     folder.chmod(0o755)
-    refused = mesh("ask", "simple-agent", "hello", "--data", str(folder))
+    refused = run("ask", "simple-agent", "hello", "--data", str(folder))
     assert refused.returncode == 1
     [line] = refused.stderr.splitlines()
     assert "holds other files" in line and f"--data {folder}/mesh" in line
@@ -115,7 +92,7 @@ def test_a_link_in_the_data_folder_leaves_its_target_alone(
     (data / "mesh.db").touch()
     (data / name).unlink(missing_ok=True)
     (data / name).symlink_to(target)
-    done = mesh(*command, "--data", str(data))
+    done = run(*command, "--data", str(data))
     assert target.read_text() == "precious"
     assert done.returncode == 1
     assert f"{data / name} is a link" in done.stderr.splitlines()[-1]
@@ -123,7 +100,7 @@ def test_a_link_in_the_data_folder_leaves_its_target_alone(
 
 @pytest.mark.parametrize("command", ["tasks", "events", "costs"])
 def test_reading_where_no_mesh_was_makes_nothing(tmp_path: Path, command: str) -> None:
-    done = mesh(command, "--data", str(tmp_path / "data"))
+    done = run(command, "--data", str(tmp_path / "data"))
     assert done.returncode == 1 and "there is no folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -135,7 +112,7 @@ def test_only_trees_may_hold_links(tmp_path: Path, folder: str, status: int) -> 
     inside.chmod(0o755)
     link.symlink_to(tmp_path)
     (tmp_path / "data" / "mesh.db").touch()
-    done = mesh("tasks", "--data", str(tmp_path / "data"))
+    done = run("tasks", "--data", str(tmp_path / "data"))
     assert done.returncode == status, done.stderr
     assert stat.S_IMODE(inside.stat().st_mode) == (0o755 if status else 0o700)
 
@@ -144,7 +121,7 @@ async def test_a_link_to_a_data_folder_leads_there(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    done = mesh("tasks", "--json", "--data", str(tmp_path / "link"))
+    done = run("tasks", "--json", "--data", str(tmp_path / "link"))
     assert done.returncode == 0 and "succeeded" in done.stdout, done.stderr
 
 
@@ -152,6 +129,6 @@ def test_a_link_to_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir(mode=0o700)
     (tmp_path / "keys" / "id_rsa").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "keys")
-    refused = mesh("ask", "simple-agent", "hello", "--data", str(tmp_path / "link"))
+    refused = run("ask", "simple-agent", "hello", "--data", str(tmp_path / "link"))
     assert refused.returncode == 1 and "holds other files" in refused.stderr
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["id_rsa"]
