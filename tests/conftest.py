@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -18,6 +19,7 @@ import pytest
 from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ManualClock
 from tests.run import CPU, SOAKING, compile_once, is_there
+from tests.support import mesh_forks
 
 pytest_plugins = [
     "tests.forks",
@@ -75,6 +77,12 @@ WHOLE = (
     "test_framework_features.py",
     "test_dapr_maintenance.py",
     "test_client_kills.py",
+    "test_page_night.py",
+    "test_third_party.py",
+    "test_newcomer.py",
+    "test_typed_code.py",
+    "test_proving.py",
+    "test_large_tasks.py",
 )
 """Files that take long and are not spread, since their tests share what is dear to make: they start next."""
 FIRST = {name: place for place, name in enumerate((*LONG, *SPREAD, *WHOLE))}
@@ -86,6 +94,11 @@ hypothesis.settings.register_profile("mesh", deadline=None)
 hypothesis.settings.load_profile("mesh")
 
 compile_once()
+gc.disable()  # until all tests are collected: a quarter of that time went to looking for garbage among them
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,6 +120,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[REQUIRED] = required
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    tiers = {Path(path).name for path in session.config.args}
+    if session.config.getoption("forks") and tiers & {"integration", "acceptance"}:
+        mesh_forks.start_program()  # it imports beside the collection, and forks share it
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +227,8 @@ def processor_seconds() -> float:
     times = os.times()
     ended = times.user + times.system + times.children_user + times.children_system
     children = Path(f"/proc/self/task/{os.getpid()}/children")
-    return ended + sum(map(seconds_of, children.read_text().split() if children.exists() else ()))
+    live = sum(map(seconds_of, children.read_text().split() if children.exists() else ()))
+    return ended + live + mesh_forks.processor_seconds()
 
 
 def seconds_of(pid: str) -> float:

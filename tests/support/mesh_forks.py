@@ -1,7 +1,8 @@
 """Starts `mesh` as forks of one program that has everything imported, so that a start costs no imports.
 
-Each process of pytest has such a program, from the first start to its own end. A fork has the arguments, the
-environment, the folder and the streams that it is given, and a process id of its own to be killed by.
+The program starts with the first command, or beside the collection of tests, and the forks of pytest share
+it. It ends when they have. A fork has the arguments, the environment, the folder and the streams that it is
+given, and a process id of its own to be killed by.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, NoReturn
@@ -33,7 +36,12 @@ IMPORTED = (
     "mesh.app cli edges agents engine.events models mesh money parts toolsets engine.sql "
     "engine.stores.postgres"
 )
-LIBRARIES = ("cryptography.hazmat.primitives.asymmetric.ed25519", "uvloop")
+LIBRARIES = (
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "pydantic.v1",
+    "uvicorn.lifespan.off",
+    "uvloop",
+)
 """Modules and packages of which a command imports some. None starts a thread or loads a large library."""
 
 
@@ -65,7 +73,7 @@ class Forked:
         return out, err
 
     async def _end(self, status: asyncio.StreamReader) -> int:
-        self.returncode = int(await status.read())
+        self.returncode = _read_end(await status.read())
         return self.returncode
 
 
@@ -109,11 +117,28 @@ def run_forked(
     """Run `mesh` to its end: its status, output and errors. Needs no loop."""
     out, err = _file(b""), _file(b"")
     status = _begin(arguments, environment, cwd, _file(stdin), os.dup(out), os.dup(err))
-    with open(status) as told, open(out, "rb") as output, open(err, "rb") as errors:
-        _, code = told.read().split()
+    with open(status, "rb") as told, open(out, "rb") as output, open(err, "rb") as errors:
+        _, end = told.read().split(maxsplit=1)
         output.seek(0)
         errors.seek(0)
-        return int(code), output.read(), errors.read()
+        return _read_end(end), output.read(), errors.read()
+
+
+def start_program() -> None:
+    """Start the program that forks now, for this process and those that it forks."""
+    _program()
+
+
+def processor_seconds() -> float:
+    """The processor seconds of the commands that this process has seen end."""
+    return _program().seconds if _program.cache_info().currsize else 0.0
+
+
+def _read_end(end: bytes) -> int:
+    """The status of a command that has ended."""
+    code, seconds = end.split()
+    _program().seconds += float(seconds)
+    return int(code)
 
 
 async def _reader(descriptor: int) -> asyncio.StreamReader:
@@ -133,24 +158,32 @@ def _file(content: bytes) -> int:
 
 
 def _begin(arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, *streams: int) -> int:
-    """Start a fork with these streams, closed here. The pipe gives its process id, and then its status."""
+    """Start a fork with these streams, closed here. The pipe gives its id, then its status and seconds."""
     job = json.dumps({"arguments": [*arguments], "environment": {**environment}, "cwd": str(cwd)})
     pipe, told = os.pipe()
     descriptors = [told, _file(job.encode()), *streams]
-    socket.send_fds(_program(), [b"+"], descriptors)
+    socket.send_fds(_program().jobs, [b"+"], descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
     return pipe
 
 
+@dataclass
+class Program:
+    """The program that forks, by a socket that several processes may write to."""
+
+    jobs: socket.socket
+    seconds: float = 0.0
+    """Processor seconds of its commands, as far as this process has seen them end."""
+
+
 @functools.cache
-def _program() -> socket.socket:
-    """The program that forks. It ends when this process has."""
+def _program() -> Program:
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
     os.posix_spawn(sys.executable, [sys.executable, __file__, str(theirs.fileno())], os.environ)
     theirs.close()
-    return ours
+    return Program(ours)
 
 
 def _serve(jobs: socket.socket) -> None:
@@ -161,7 +194,10 @@ def _serve(jobs: socket.socket) -> None:
         importlib.import_module(name)
     mimetypes.init()  # reads files of the system
     _describe_toolsets()
+    asyncio.run(_run_once())
+    os.umask(0o022)  # the usual one
     gc.freeze()  # forks share the pages that no collection writes to
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that report
     while True:
         message, descriptors, *_ = socket.recv_fds(jobs, 1, 5)
         if not message:
@@ -171,9 +207,6 @@ def _serve(jobs: socket.socket) -> None:
             _keep(*descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
 
 
 def _import_all(package: ModuleType) -> None:
@@ -194,16 +227,27 @@ def _describe_toolsets() -> None:
                     describe_method(method)
 
 
+async def _run_once() -> None:
+    """Run a mesh, which makes the tables of new files, and what else the first one of a process does."""
+    from meshwright.testing import mesh_for
+
+    with tempfile.TemporaryDirectory() as project:
+        async with mesh_for(project=Path(project)):
+            pass
+
+
 def _keep(told: int, job: int, *streams: int) -> None:
     """Fork the command, and report on it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if not (pid := os.fork()):
         _become(job, *streams)
     try:
         os.closerange(0, told)
         os.closerange(told + 1, told + 64)
         os.write(told, f"{pid}\n".encode())
-        _, status = os.waitpid(pid, 0)
-        os.write(told, f"{os.waitstatus_to_exitcode(status)}".encode())
+        _, status, usage = os.wait4(pid, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        os.write(told, f"{os.waitstatus_to_exitcode(status)} {seconds:.3f}".encode())
     finally:  # also where nobody listens any more
         os._exit(0)
 
