@@ -13,7 +13,8 @@ from tests.support.harness import RuntimeHarness, Setup, with_kinds
 from tests.support.postgres import Address, Cluster
 
 TABLES = ("event_log", "events", "event_blocks", "projection_positions", "tasks", "agent_outcomes", "calls")
-TABLES += ("event_keys", "call_hours", "virtual_keys", "workers", "heads", "messages", "records")
+TABLES += ("event_keys", "call_hours", "task_hours", "virtual_keys", "workers", "heads", "messages")
+TABLES += ("records",)
 
 
 class PostgresHarness(RuntimeHarness):

@@ -29,7 +29,11 @@ from tests.support.task_events import (
     summary,
 )
 
-TABLES = ("SELECT * FROM tasks ORDER BY seq", "SELECT * FROM agent_outcomes ORDER BY agent_id, capability")
+TABLES = (
+    "SELECT * FROM tasks ORDER BY seq",
+    "SELECT * FROM task_hours ORDER BY tenant_id, time, agent_id, status",
+    "SELECT * FROM agent_outcomes ORDER BY agent_id, capability",
+)
 
 
 def plain(events: Sequence[Event]) -> list[Event]:

@@ -18,14 +18,16 @@ from meshwright.engine.events.task_lists import (
     subject_tasks,
     tenants_in,
 )
+from meshwright.engine.events.tasks import recount_ended
 from meshwright.engine.sql.database import Row, Session
 from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.money.task_costs import recount_hours, task_tree
+from meshwright.parts.figures.trends import read_trends
 from meshwright.parts.retention.operations import last_ended
 from tests.support.event_logs import open_log
 from tests.support.postgres import Address, Cluster
 
-FEW, MANY = 100, 2_000
+FEW, MANY = 400, 2_000
 MORE_BUFFERS = 60
 """An index is a level or two deeper, and to begin with the rarest key counts up to 64 rows of each."""
 _FILL = (
@@ -94,7 +96,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         def fill(session: Session) -> None:
             for statement in _FILL:
                 session.execute(statement, {"blocks": blocks})
-            recount_hours(session)
+            for recount in (recount_hours, recount_ended):
+                recount(session)
             positions = "UPDATE projection_positions SET position = (SELECT seq FROM event_log)"
             session.execute(positions)
 
@@ -108,7 +111,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         rare = EventFilter(event_type="rare", tenant_id="default", order="desc")
         page = EventFilter(event_type="common", tenant_id="default", order="desc")
         of_nobody, of_thread = TaskFilter(agent_id="nobody"), TaskFilter(thread_id="t7")
-        of_writer = TaskFilter(agent_id="writer")
+        of_writer, of_capability = TaskFilter(agent_id="writer"), TaskFilter(capability="w")
+        long = TaskFilter(thread_id="long")
         dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t7")
         looks: dict[str, Callable[[], Any]] = {
             "rare": lambda: table.search(explained, rare, 1, last, 10),
@@ -121,6 +125,9 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "failed": lambda: list_tasks(explained, "default", dead, 50, 2**63 - 1, "created"),
             "dead letters": lambda: dead_letters(explained, "default", TaskFilter(), 50),
             "dead letters of an agent": lambda: dead_letters(explained, "default", of_writer, 50),
+            "dead letters of a capability": lambda: dead_letters(explained, "default", of_capability, 50),
+            "changed": lambda: list_tasks(explained, "default", long, 10, 2**63 - 1, "changed"),
+            "trends": lambda: read_trends(explained, "default", 0.0),
             "tree": lambda: task_tree(explained, "default", "t11"),
             "tasks to prune": lambda: last_ended(explained, -1.0),
             "task to erase": lambda: subject_tasks(explained, "default", TaskSubject(task_id="t15")),

@@ -20,7 +20,7 @@ from meshwright.engine.sql.database import Session, marks
 _MAX_PAGE = 1000
 _MAX_KNOWN = 200  # values of a field
 _AT_ONCE = 500
-_MAX_NEWEST = 10_000  # tasks, of which the values of a field are named
+_MAX_NEWEST = 1_000  # tasks, or calls, of which the values of a field are named
 _MAX_BELOW, _MAX_LEVELS = 10_000, 50
 TaskOrder = Literal["created", "changed"]
 """The newest first: by when they were accepted, or by their last change."""
@@ -35,16 +35,17 @@ def list_tasks(
     place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
     condition, newest = f"{place} < :before AND {conditions}", f"ORDER BY {place} DESC LIMIT :limit"
     if filter.thread_id is not None:
-        index, condition = None, _thread_condition(session, condition, newest)
+        index, condition = None, _thread_condition(session, condition, newest, order)
     query = ("SELECT", LISTED_COLUMNS, "FROM", session.by_index("tasks", index), "WHERE", condition, newest)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
     items = tuple(map(task_summary, rows[:limit]))
     return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
 
 
-def _thread_condition(session: Session, condition: str, newest: str) -> str:
+def _thread_condition(session: Session, condition: str, newest: str, order: TaskOrder) -> str:
     """The condition for the newest tasks of a thread, of which one may have its id: no index has those."""
-    others = session.by_index("tasks", "tasks_by_thread")
+    index = "tasks_by_change_of_thread" if order == "changed" else "tasks_by_thread"
+    others = session.by_index("tasks", index)
     return (
         f"seq IN (SELECT seq FROM (SELECT seq FROM {others} WHERE {condition} "  # noqa: S608 code
         f"AND thread_id <> task_id {newest}) AS others "
@@ -52,10 +53,10 @@ def _thread_condition(session: Session, condition: str, newest: str) -> str:
     )
 
 
-_COUNTED_FIELDS = ("agent_id", "error", "dead")  # of a filter: those that the counts know
+_COUNTED_FIELDS = ("agent_id", "error", "capability", "dead")  # of a filter: those that the counts know
 _OF_GROUP = (
     "FROM {} WHERE tenant_id = :tenant_id AND coalesce(agent_id, '') = letters.agent_id || '' "
-    "AND coalesce(error, '') = letters.error || '' AND status IN ('failed', 'timed_out') "
+    "AND coalesce(error, '') = letters.error || '' AND status IN ('failed', 'timed_out') {}"
     "ORDER BY completed_at"
 )
 """A task of a group; SQLite takes no index of expressions for a column, but for another expression."""
@@ -86,11 +87,14 @@ def _counted_groups(session: Session, tenant_id: str, filter: TaskFilter) -> tup
     """Groups as they are counted with each change of the list, and their first and last task by an index."""
     values = {"tenant_id": session.bindable(tenant_id)}
     conditions = ["tenant_id = :tenant_id"]
-    for name in ("agent_id", "error"):
+    for name in ("agent_id", "error", "capability"):
         if (value := getattr(filter, name)) is not None:
             values[name] = session.bindable(value)
             conditions.append(f"{name} = :{name}")
-    of_group = _OF_GROUP.format(session.by_index("tasks", "tasks_dead_of_group"))
+    index, of_capability = "tasks_dead_of_group", ""
+    if filter.capability is not None:
+        index, of_capability = "tasks_dead_of_capability", "AND capability = :capability "
+    of_group = _OF_GROUP.format(session.by_index("tasks", index), of_capability)
     query = (
         "SELECT nullif(agent_id, ''), nullif(error, ''), tasks, "  # noqa: S608 code
         f"(SELECT completed_at {of_group} LIMIT 1), (SELECT completed_at {of_group} DESC LIMIT 1), "
@@ -139,6 +143,13 @@ def first_seq(session: Session, tenant_id: str, filter: TaskFilter) -> int | Non
     return seq
 
 
+_INDICES_BY_TENANT = {
+    "agent_id": "tasks_by_agent",
+    "capability": "tasks_by_capability",
+    "requested_by": "tasks_by_requester",
+}
+
+
 def known_values(
     session: Session, tenant_id: str | None, field: str, value: str, *, of_calls: bool = False
 ) -> Collection[str] | None:
@@ -161,10 +172,17 @@ def known_values(
         of_no_task = "thread_id = :value AND (thread_id <> task_id OR task_id IS NULL)"
         tables.append((session.by_index("calls", "calls_by_thread"), of_no_task))
     elif of_calls and field in ("agent_id", "model"):
-        tables += [("calls", f"{field} = :value"), ("call_sums", f"{field} = :value")]
-    for table, condition in tables:
-        query = f"SELECT 1 FROM {table} WHERE {of_tenant}{condition} LIMIT 1"  # noqa: S608
-        if session.execute(query, {**values, "value": session.bindable(value)}).fetchall():
+        tables += [("call_hours", f"{field} = :value"), ("call_sums", f"{field} = :value")]
+    queries = [
+        (f"SELECT 1 FROM {table} WHERE {of_tenant}{condition} LIMIT 1", values)  # noqa: S608 code
+        for table, condition in tables
+    ]
+    if tenant_id is None and (index := _INDICES_BY_TENANT.get(field)):  # which begin with the tenant
+        table = session.by_index("tasks", index)
+        query = f"SELECT 1 FROM {table} WHERE tenant_id = :tenant_id AND {field} = :value LIMIT 1"  # noqa: S608
+        queries[:1] = [(query, {"tenant_id": name}) for name in tenants_in(session, "tasks")]
+    for query, of_query in queries:
+        if session.execute(query, {**of_query, "value": session.bindable(value)}).fetchall():
             return None
     last = (
         f"SELECT {field} FROM (SELECT {field}, seq FROM tasks WHERE {of_tenant}1 = 1 "  # noqa: S608
@@ -182,14 +200,19 @@ def _known_prompts(session: Session, tenant_id: str | None, prompt: str) -> Coll
         of_tenant += " AND tenant_id = :tenant_id"
         values["tenant_id"] = session.bindable(tenant_id)
     calls = (
-        "(SELECT seq, tenant_id, prompt FROM calls "
-        "UNION ALL SELECT seq, tenant_id, nullif(prompt, '') FROM call_sums) AS calls"
+        "(SELECT tenant_id, nullif(prompt, '') AS prompt FROM call_hours "
+        "UNION ALL SELECT tenant_id, nullif(prompt, '') FROM call_sums) AS calls"
     )
     if session.execute(f"SELECT 1 FROM {calls} WHERE {of_tenant} AND {condition} LIMIT 1", values).fetchall():  # noqa: S608
         return None
     del values["prompt"]
+    newest = (
+        "(SELECT * FROM (SELECT seq, tenant_id, prompt FROM calls ORDER BY seq DESC "  # noqa: S608
+        f"LIMIT {_MAX_NEWEST}) AS newest "
+        "UNION ALL SELECT seq, tenant_id, nullif(prompt, '') FROM call_sums) AS calls"
+    )
     last = (
-        f"SELECT prompt FROM {calls} WHERE {of_tenant} "  # noqa: S608
+        f"SELECT prompt FROM {newest} WHERE {of_tenant} "  # noqa: S608
         f"GROUP BY prompt ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
     )
     versions = [version for (version,) in session.execute(last, values).fetchall()]

@@ -6,6 +6,7 @@ arrive late do no harm. A payload that is not of its type's shape counts as empt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
@@ -32,8 +33,18 @@ _MAX_TITLE_CHARS = 120
 _MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
 USAGE = ("prompt_tokens", "completion_tokens")
 _DELETE = "DELETE FROM tasks WHERE task_id = ? AND tenant_id = ?"
+_HOUR_SECONDS = 3600
+_INTO_HOURS = "task_hours (tenant_id, time, agent_id, status, tasks)"
+_ADD_TO_HOURS = (
+    "ON CONFLICT (tenant_id, time, agent_id, status) DO UPDATE SET tasks = task_hours.tasks + excluded.tasks"
+)
+_DELETE_EMPTY_HOUR = (
+    "DELETE FROM task_hours WHERE tenant_id = ? AND time = ? AND agent_id = ? AND status = ? AND tasks = 0"
+)
+_HOUR = {"sqlite": "CAST(completed_at / 3600 AS INTEGER)", "postgres": "floor(completed_at / 3600)"}
 _TIMES = ("created_at", "updated_at", "completed_at")
 ModelT = TypeVar("ModelT", bound=Struct)
+_End = tuple[str, float, str, str]
 
 
 class TaskSummary(View):
@@ -94,7 +105,7 @@ RECORDS_PRUNED = "records.pruned"
 
 
 class TaskProjection:
-    """The table `tasks`."""
+    """The tables `tasks` and `task_hours`."""
 
     name = "tasks"
     version = 2
@@ -113,9 +124,14 @@ class TaskProjection:
                 self._change(session, some)
 
     def _delete(self, session: Session, events: Iterable[Event]) -> None:
+        hours = Counter[_End]()
         for event in events:
             for task_id in pruned_tasks(event):
+                row = _stored(session, {task_id}).get((task_id, event.tenant_id))
+                if row is not None and row.end is not None:
+                    hours[row.end] -= 1
                 session.execute(_DELETE, (task_id, event.tenant_id))
+        _add_to_hours(session, hours)
 
     def _change(self, session: Session, events: Iterable[Event]) -> None:
         by_task: dict[tuple[str, str], list[Event]] = {}
@@ -131,10 +147,32 @@ class TaskProjection:
         for row in filter(_TaskRow.has_moved, rows.values()):
             values = *_place_of(row), row.task_id, row.tenant_id
             session.execute(_MOVE, [*map(session.bindable, values)])
+        hours = Counter[_End]()
+        for row in (rows[key] for key in by_task):
+            if row.end != row.stored_end:
+                hours.update({end: change for end, change in ((row.stored_end, -1), (row.end, 1)) if end})
+        _add_to_hours(session, hours)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks whose first event is in the log."""
         session.execute("DELETE FROM tasks WHERE seq >= ?", (oldest,))
+        recount_ended(session)
+
+
+def _add_to_hours(session: Session, hours: Counter[_End]) -> None:
+    session.insert(_INTO_HOURS, [(*end, count) for end, count in hours.items()], then=_ADD_TO_HOURS)
+    for end in (end for end, count in hours.items() if count <= 0):
+        session.execute(_DELETE_EMPTY_HOUR, end)
+
+
+def recount_ended(session: Session) -> None:
+    """Count the tasks that ended in each hour again, by the list of tasks."""
+    session.execute("DELETE FROM task_hours")
+    session.execute(
+        f"INSERT INTO {_INTO_HOURS} SELECT tenant_id, {_HOUR[session.dialect]} * {_HOUR_SECONDS}, agent_id, "  # noqa: S608
+        "status, count(*) FROM tasks WHERE completed_at IS NOT NULL AND agent_id IS NOT NULL "
+        "GROUP BY 1, 2, 3, 4"
+    )
 
 
 def by_pruning(events: Iterable[Event]) -> Iterator[tuple[bool, Iterator[Event]]]:
@@ -182,7 +220,7 @@ def _stored(session: Session, task_ids: set[str]) -> dict[tuple[str, str], _Task
     rows = session.select_in(f"SELECT {', '.join(_COLUMNS)} FROM tasks WHERE task_id", task_ids)  # noqa: S608
     tasks = [_TaskRow(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
     for task in tasks:
-        task.stored_place = _place_of(task)
+        task.stored_place, task.stored_end = _place_of(task), task.end
     return {(task.task_id, task.tenant_id): task for task in tasks}
 
 
@@ -221,6 +259,7 @@ class _TaskRow:
 
     def __init__(self, **columns: Any) -> None:
         self.stored_place: tuple[Any, ...] | None = None
+        self.stored_end: _End | None = None
         self.__dict__.update(columns)
 
     def has_moved(self) -> bool:
@@ -246,6 +285,18 @@ class _TaskRow:
     @property
     def ended(self) -> bool:
         return self.completed_at is not None
+
+    @property
+    def end(self) -> _End | None:
+        """The tenant, the hour, the agent and the status with which it ended; None of one that is open."""
+        if self.completed_at is None or self.agent_id is None:
+            return None
+        return (
+            self.tenant_id,
+            self.completed_at // _HOUR_SECONDS * _HOUR_SECONDS,
+            self.agent_id,
+            self.status,
+        )
 
     def describe(self, task: _DispatchedTask) -> None:
         self.capability = task.capability

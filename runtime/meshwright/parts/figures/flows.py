@@ -7,12 +7,13 @@ from typing import Any
 from meshwright.kit import Session
 from meshwright.parts.figures.records import Flow
 
-_MAX_ROWS = 5_000  # the newest tasks, and the newest calls
+_MAX_ROWS = 1_000  # the newest tasks, and the newest calls
 _BAD = "sum(CASE WHEN {} THEN 1 ELSE 0 END)"
 _TASKS = (
     "SELECT parents.agent_id, last.agent_id, count(*), "  # noqa: S608 code
     + _BAD.format("last.status IN ('failed', 'timed_out')")
-    + " FROM (SELECT * FROM tasks WHERE {} ORDER BY {} DESC LIMIT :limit) AS last "
+    + " FROM (SELECT tenant_id, agent_id, status, parent_task_id, created_at FROM tasks "
+    "WHERE {} ORDER BY {} DESC LIMIT :limit) AS last "
     "LEFT JOIN tasks AS parents ON parents.task_id = last.parent_task_id "
     "AND parents.tenant_id = last.tenant_id WHERE last.created_at >= :since AND last.agent_id IS NOT NULL "
     "AND (last.parent_task_id IS NULL OR parents.agent_id IS NOT NULL) "
@@ -21,7 +22,8 @@ _TASKS = (
 _CALLS = (
     "SELECT agent_id, NULL, count(*), "  # noqa: S608 code
     + _BAD.format("outcome = 'failed'")
-    + " FROM (SELECT * FROM calls WHERE {} ORDER BY {} DESC LIMIT :limit) AS last "
+    + " FROM (SELECT agent_id, outcome, time, cache_hit FROM calls "
+    "WHERE {} ORDER BY {} DESC LIMIT :limit) AS last "
     "WHERE time >= :since AND cache_hit = 0 GROUP BY agent_id"
 )
 

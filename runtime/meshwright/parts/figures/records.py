@@ -238,7 +238,7 @@ class Flow(View):
 
 
 class Flows(View, kw_only=True):
-    """The flow of the last `minutes`, among the newest 5,000 tasks and calls."""
+    """The flow of the last `minutes`, among the newest 1,000 tasks and the newest 1,000 calls."""
 
     at: datetime
     minutes: int

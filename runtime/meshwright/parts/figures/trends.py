@@ -10,21 +10,21 @@ from typing import NamedTuple
 
 from meshwright.engine.events.filter import NAME_OF_CALL
 from meshwright.kit import Session, from_pico
-from meshwright.money.task_costs import whole_part
 from meshwright.parts.figures.deployments import quantile_seconds
 from meshwright.parts.figures.records import AgentHour, AgentTrend, ModelHour, ModelTrend
 from meshwright.parts.figures.sums import FailureKey, call_failures
 
 HOUR_SECONDS = 3600
-_MAX_TASKS = 20_000  # that succeeded, the newest
 _MAX_CALLS = 10_000
-_BADLY = "status <> 'succeeded' AND status IN ('failed', 'timed_out', 'cancelled')"
-_COUNT = "SELECT agent_id, {}, status, count(*) FROM {} WHERE updated_at >= :since AND {} GROUP BY 1, 2, 3"
-_NEWEST = "(SELECT agent_id, status, updated_at FROM tasks WHERE {} ORDER BY {} DESC LIMIT :limit) AS newest"
+_ENDED = (
+    "SELECT agent_id, time, status, CAST(sum(tasks) AS BIGINT) FROM task_hours WHERE time >= :since {} "
+    "GROUP BY agent_id, time, status"
+)
 _SELECT_CALLS = (
     "SELECT name, model_group, outcome, coalesce(error, outcome), latency_ms, time, cost_pico, failed_at, "  # noqa: S608
-    f"failed_with FROM (SELECT *, {NAME_OF_CALL} AS name "
-    "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last) AS named "
+    f"failed_with FROM (SELECT *, {NAME_OF_CALL} AS name FROM (SELECT model_group, model, deployment, "
+    "outcome, error, latency_ms, time, cost_pico, failed_at, failed_with, cache_hit FROM calls "
+    "ORDER BY seq DESC LIMIT :limit) AS last) AS named "
     "WHERE cache_hit = 0 AND name <> '' AND time >= :since"
 )
 
@@ -54,39 +54,30 @@ class TrendCall(NamedTuple):
 class TrendRows(NamedTuple):
     """The rows that trends are made of: tasks that ended by agent, hour and status, and calls."""
 
-    ended: Sequence[tuple[str, int, str, int]]
+    ended: Sequence[tuple[str, float, str, int]]
     calls: Sequence[TrendCall]
     is_cut: bool
 
 
 def read_trends(session: Session, tenant_id: str | None, since: float) -> TrendRows:
-    """The tasks that ended, and calls, since a full hour; calls only without a tenant.
-
-    Of tasks that succeeded, the newest 20,000 count, of calls the newest 10,000.
-    """
-    values: dict[str, object] = {"since": since, "limit": _MAX_TASKS}
-    of_tenant, order = "1 = 1", "seq"
+    """The tasks that ended, and calls, since a full hour; calls only without a tenant, the newest 10,000."""
+    values: dict[str, object] = {"since": since}
     if tenant_id is not None:
         values["tenant_id"] = session.bindable(tenant_id)
-        of_tenant, order = "tenant_id = :tenant_id", "last_seq"  # as its index has them
-    hour = whole_part(session, f"updated_at / {HOUR_SECONDS}")
-    well = _COUNT.format(hour, _NEWEST.format(of_tenant, order), "status = 'succeeded'")
-    badly = _COUNT.format(hour, session.by_index("tasks", "tasks_by_status"), f"{_BADLY} AND {of_tenant}")
-    unlimited = {name: value for name, value in values.items() if name != "limit"}
-    ended = [*session.execute(well, values).fetchall(), *session.execute(badly, unlimited).fetchall()]
+    query = _ENDED.format("" if tenant_id is None else "AND tenant_id = :tenant_id")
+    ended = session.execute(query, values).fetchall()
     if tenant_id is not None:
         return TrendRows(ended, (), is_cut=False)
     rows = session.execute(_SELECT_CALLS, {"since": since, "limit": _MAX_CALLS}).fetchall()
     return TrendRows(ended, [TrendCall(*row) for row in rows], is_cut=len(rows) == _MAX_CALLS)
 
 
-def agent_trends(ended: Iterable[tuple[str | None, int, str, int]]) -> Iterable[AgentTrend]:
+def agent_trends(ended: Iterable[tuple[str, float, str, int]]) -> Iterable[AgentTrend]:
     """The trend of each agent; hours in which nothing ended are left out."""
     agents: defaultdict[str, defaultdict[int, dict[str, int]]]
     agents = defaultdict(lambda: defaultdict(dict))
-    for agent_id, hour, status, count in ended:
-        if agent_id is not None:
-            agents[agent_id][int(hour)][status] = count
+    for agent_id, time, status, count in ended:
+        agents[agent_id][int(time // HOUR_SECONDS)][status] = count
     for agent_id, hours in sorted(agents.items()):
         columns = tuple(AgentHour(time=_begin(hour), **counts) for hour, counts in sorted(hours.items()))
         yield AgentTrend(agent_id=agent_id, hours=columns)
