@@ -50,6 +50,7 @@ from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.sql.folder import LOCK_NAME
 from meshwright.engine.work import AgentThread, Worker
 from meshwright.engine.work.entry import route_to_thread
+from meshwright.engine.work.protocol import Reminder
 from meshwright.engine.work.sharing import Sharing
 from meshwright.mesh.components import Actors, Check, Component, call_hook
 from meshwright.mesh.mesh import FRONT, Mesh
@@ -164,12 +165,16 @@ class AgentsComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """The threads of each agent."""
         max_tasks = self.mesh.settings[OrchestrationSettings].max_thread_tasks
+        people = self.mesh.settings[PeopleSettings]
+        reminder = Reminder(people.remind_seconds, people.then)
         settings = tool_settings(self.mesh.settings, self.mesh.project)
         has_broker = self.mesh.runtime.has_broker
         if not has_broker:  # the process that dispatches makes the messages, also those to agents elsewhere
             self.mesh.runtime.subscribe(_dispatches(topics.tasks("#")))
         for agent in self.mesh.get(AgentTypes):
-            kind = ActorKind.from_class(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
+            kind = ActorKind.from_class(
+                AgentThread, type=agent.agent_id, max_tasks=max_tasks, reminder=reminder
+            )
             tasks = (_dispatches(topics.tasks(agent.agent_id)),) if has_broker else ()
             yield Actors(kind, agent_app(agent, settings), tasks)
 

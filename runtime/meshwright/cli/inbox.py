@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshwright.client import Client
     from meshwright.engine.events.inbox import Question
 
+_EVERYBODY = "*"  # as in `then`
 _SHOWN_IDS = 5
 _LOOK_SECONDS = 1.0  # between two looks of --follow
 _context = click.get_current_context
@@ -110,13 +111,25 @@ async def find_question(client: Client, part: str) -> Question:
 def _asked(question: Document) -> str:
     tasks = question.get("tasks", 1)
     claimed = f"({question['claimed_by']} is looking) " if question.get("claimed_by") else ""
-    return f"{claimed}{short(_title(question))}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
+    reminded = f"(reminded{_escalated(question)}) " if question.get("reminded_at") else ""
+    return f"{claimed}{reminded}{short(_title(question))}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
 
 
 def _claim(question: Document) -> str:
     if not question.get("claimed_by"):
         return ""
     return f"{question['claimed_by']} is looking, until {local_time(question['claimed_until'])}"
+
+
+def _reminded(question: Document) -> str:
+    if not question.get("reminded_at"):
+        return ""
+    return f"{local_time(question['reminded_at'])}{_escalated(question)}"
+
+
+def _escalated(question: Document) -> str:
+    names = ["everybody" if name == _EVERYBODY else name for name in question.get("escalated_to", ())]
+    return f", and {', '.join(names)} asked as well" if names else ""
 
 
 def _title(question: Document) -> str:
@@ -195,6 +208,7 @@ def _page(question: Document, options: str) -> str:
         ("agent", question.get("agent_id") or ""),
         ("since", local_time(question.get("since"))),
         ("claimed", _claim(question)),
+        ("reminded", _reminded(question)),
         *question_lines(question, options),
     ]
     if question.get("ended_at"):

@@ -175,6 +175,26 @@ class QuestionReleased(Payload, type="question.released", word="released"):
         return (f"{self.by or '?'} is no longer looking at the question",)
 
 
+class QuestionReminded(WorkPayload, type="question.reminded", topic=topics.TASK_PROGRESS, word="reminded"):
+    """Nobody has answered a question for a while; with the second reminder it goes to others as well."""
+
+    key: Fact[str]
+    """of the question"""
+    since: Fact[datetime]
+    """when it was asked"""
+    reminders: Fact[int]
+    """how many there were, this one included"""
+    may_answer: Fact[tuple[str, ...]] = ()
+    """who may answer from now on"""
+    escalated_to: Fact[tuple[str, ...]] = ()
+    """those whom the question went to as well"""
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        waited = duration(datetime.fromisoformat(event["time"]) - self.since)
+        whom = ", ".join(map(short, self.escalated_to)).replace("*", "everybody who may answer")
+        return f"no answer for {waited}", whom and f"asked of {whom} as well", "mesh inbox"
+
+
 class ApprovalRequested(WorkPayload, type="approval.requested", word="approval"):
     key: Fact[str]
     tool: Fact[str | None]

@@ -129,6 +129,42 @@ async def test_a_claimed_question_is_answered_in_the_chat_only_deliberately(tmp_
     assert len(accepted) == 1
 
 
+class Patient(Agent):
+    """Asks one person, and is not answered."""
+
+    agent_id = "patient"
+    capabilities = (Capability("patience"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        return await run.ask_person("Which colour?", may_answer=["channel:chat:ada"])
+
+
+async def test_a_question_that_nobody_answers_is_reminded_of_and_goes_to_the_next_in_the_chat(
+    tmp_path: Path,
+) -> None:
+    people = {"remind_seconds": 2, "then": ["channel:chat:boss"]}
+    async with FakeChats() as chats:
+        given = http_channel(chats, agent="patient", answer_by=["ada", "boss"])
+        async with http_mesh(tmp_path, Patient, channels={"chat": given}, people=people) as api:
+            _, asked = await say(api, "chat", "m-1", "paint it")
+            [question, reminder, escalation] = await chats.until(3)
+            _, answered = await say(api, "chat", "m-2", "green", sender="boss")
+            [*_, reply] = await chats.until(4)
+    assert question["content"].startswith("Which colour?")
+    assert reminder["content"].startswith("Nobody has answered for ")
+    assert reminder["content"].endswith(" s:\n\nWhich colour?\n\nReply here to answer.")
+    assert escalation["content"].startswith("Nobody has answered for ")
+    assert ", so channel:chat:boss may answer as well:\n\nWhich colour?" in escalation["content"]
+    assert [post["context"]["kind"] for post in (question, reminder, escalation)] == [
+        "question",
+        "reminder",
+        "reminder",
+    ]
+    assert answered["accepted"][0]["task_id"] == asked["accepted"][0]["task_id"]
+    assert reply["content"] == "green"
+
+
 class Boss(Agent):
     """Has the asker ask, and passes on what that says."""
 

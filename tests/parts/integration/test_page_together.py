@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from meshwright import Agent, Capability, Run
 from meshwright.engine.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import ADMIN, ADMINS, Releaser, open_view, press, questions
+from tests.support.page import ADMIN, ADMINS, SHOTS, Releaser, open_view, press, questions
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -261,3 +262,36 @@ async def test_an_answer_that_was_on_its_way_when_another_claimed_says_who(
             await expect(card(bob)).to_contain_text("ada is looking")
             _, page = await api.call("GET", "/inbox", headers=ada)
             assert [one["claimed_by"] for one in page["items"]] == ["ada"]
+
+
+class Patient(Agent):
+    """Asks one person, and is not answered."""
+
+    agent_id = "patient"
+    capabilities = (Capability("patience"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        return await run.ask_person("Which region?", may_answer=["ada"], then=["bob"])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_a_question_that_nobody_answered_says_so_and_who_was_asked(
+    tmp_path: Path, browser: Browser, width: int
+) -> None:
+    people = {"remind_seconds": 1}
+    async with (
+        http_mesh(tmp_path, Patient, people=people) as api,
+        open_view(browser, api, "inbox", viewport={"width": width, "height": 800}) as page,
+    ):
+        await api.submit(agent_id="patient", payload={"text": "Choose."})
+        await expect(card(page)).to_contain_text(
+            re.compile("asked of ada.*reminded .*, and bob asked as well")
+        )
+        if SHOTS:
+            await page.screenshot(path=f"{SHOTS}/reminded-{width}.png")
+        if width == 390:
+            await page.get_by_role("link", name="All", exact=True).click()
+        await expect(questions(page).first).to_contain_text("nobody answered: bob asked as well")
+        if SHOTS:
+            await page.screenshot(path=f"{SHOTS}/reminded-list-{width}.png")

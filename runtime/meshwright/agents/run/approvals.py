@@ -145,7 +145,8 @@ class CallApproval:
         new, its_rule = self._rule_for(changed.arguments)
         if call is None or rule is None or new is None or call.tool.has_preview:
             return None
-        may_decide = rule.count == 1 and (not rule.approvers or decision.decided_by in rule.approvers)
+        approvers = (*rule.approvers, *rule.then)
+        may_decide = rule.count == 1 and (not rule.approvers or decision.decided_by in approvers)
         if rule != its_rule or not may_decide or not decision.covers(call.binds, self._now):
             return None
         return decision.model_copy(update={"arguments": None, "binds": new.binds})
@@ -297,6 +298,8 @@ class CallApproval:
                 answer_schema=call.answer_schema if call else Approval.model_json_schema(),
                 binds=call.binds if call else "",
                 may_answer=rule.approvers,
+                remind_seconds=rule.remind_seconds,
+                then=rule.then,
                 sealed=sealed,
                 expires_at=self._now + timedelta(days=days),
             )

@@ -45,9 +45,12 @@ async def ask_person(
     expires: timedelta | datetime | None = None,
     about: Mapping[str, Any] | None = None,
     may_answer: Sequence[str] = (),
+    remind: timedelta | None = None,
+    then: Sequence[str] = (),
 ) -> str | ShapeT:
     """Ask until an answer fits; see `Run.ask_person`."""
     _check(question, shape)
+    _check_reminder(state, expires, remind, then)
     marks, plain = Marks(), _plain(about)
     text, visible_data = redact(question, marks), redact_data(plain, marks)
     hidden = {HIDDEN: marks.counts} if marks.lines or HIDDEN in plain else {}
@@ -65,6 +68,8 @@ async def ask_person(
             subject=subject,
             answer_schema=schema,
             may_answer=tuple(may_answer),
+            remind_seconds=None if remind is None else remind.total_seconds(),
+            then=tuple(then),
             sealed=sealed,
             expires_at=_expiry_time(state, expires),
         )
@@ -141,6 +146,18 @@ def _expiry_time(state: RunState, expires: timedelta | datetime | None) -> datet
             raise AgentError(f"expires={expires} has no time zone", remedy="Give it one, or a timedelta")
         return expires
     return now + (timedelta(days=state.services.patience_days) if expires is None else expires)
+
+
+def _check_reminder(
+    state: RunState, expires: timedelta | datetime | None, remind: timedelta | None, then: Sequence[str]
+) -> None:
+    if remind is None or isinstance(expires, datetime):  # which may be over as the run is resumed
+        return
+    if remind * (2 if then else 1) >= (expires or timedelta(days=state.services.patience_days)):
+        raise AgentError(
+            f"remind={remind} comes too late{' for then' if then else ''}: the question expires before",
+            remedy="Remind earlier, or give it longer by expires",
+        )
 
 
 _MAX_PROGRESS_CHARS, _PROGRESS_IN_A_ROW = 1_000, 10
@@ -380,8 +397,10 @@ class RunSteps:
 
         The answer is text, or an object of the pydantic model `shape`; one that does not fit is refused where
         it is given. `about` is data that is shown with the question, and `may_answer` names the callers that
-        may answer (none named: all but the agents that ask). Raises WaitExpired without an answer by
-        `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
+        may answer (none named: all but the agents that ask). If nobody answers within `remind` (by default
+        `people.remind_seconds`; zero: never), they are reminded, and after as long again the callers of
+        `then` are asked as well. Raises WaitExpired without an answer by `expires` (by default after
+        `people.patience_days`), AgentError for what cannot be asked.
         """
         self._state.knowledge.ask(str(question))
         answer = await ask_person(self._state, question, shape, **options)

@@ -46,6 +46,11 @@ class ApprovalRule(Table):
     """How many callers have to approve. One denial is enough."""
     expires_days: float | None = Field(default=None, gt=0, le=3_650)
     """After how many days without an answer the call counts as denied; by default people.patience_days."""
+    remind_seconds: float | None = Field(default=None, ge=0, le=31_536_000)
+    """Seconds after which an approval that nobody has answered is reminded of. 0: never; by default
+    people.remind_seconds."""
+    then: tuple[str, ...] = ()
+    """Callers who may approve as well after as many seconds more; by default people.then."""
 
     @model_validator(mode="after")
     def _enough_approvers(self) -> Self:

@@ -78,6 +78,8 @@ class QuestionOptions(TypedDict, total=False):
     expires: timedelta | datetime | None
     about: Mapping[str, Any] | None
     may_answer: Sequence[str]
+    remind: timedelta | None
+    then: Sequence[str]
 
 
 class ToolContext(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import BaseModel
 
-from meshwright.core.display import visible
+from meshwright.core.display import duration, visible
 from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, MeshError, NotFound
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
@@ -24,7 +24,7 @@ from meshwright.core.messages import ENDED, Caller, Outcome, TaskRequest
 from meshwright.core.redaction import Marks, redact
 from meshwright.core.schema import takes_approval
 from meshwright.core.step_events import RunProgress
-from meshwright.core.task_events import QuestionReached, TaskWaiting, WaitEnded
+from meshwright.core.task_events import QuestionReached, QuestionReminded, TaskWaiting, WaitEnded
 from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     SCHEME,
@@ -41,7 +41,7 @@ from meshwright.edges.replies.courier import Courier, LineSender, Undeliverable
 from meshwright.engine.events.answers import parse_decision, parse_reply
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import Inbox, Question
-from meshwright.engine.work.protocol import TaskKey
+from meshwright.engine.work.protocol import EVERYBODY, TaskKey
 from meshwright.engine.work.record import TaskView, read_task
 from meshwright.mesh.identity.operations import Operations
 from meshwright.mesh.mesh import Mesh
@@ -261,9 +261,11 @@ class ChannelSender(LineSender[ChannelAddress]):
         self._tried: set[str] = set()
 
     def wants(self, event: Event) -> bool:
-        """Whether a task asks a person, or waits for a model."""
+        """Whether a task asks a person, nobody has answered for a while, or it waits for a model."""
         waiting = TaskWaiting.read(event)
-        return waiting is not None and waiting.kind in (_PERSON, _PROVIDER)
+        if waiting is None:
+            return QuestionReminded.read(event) is not None
+        return waiting.kind in (_PERSON, _PROVIDER)
 
     def line(self, address: ChannelAddress) -> str:
         """A conversation."""
@@ -282,6 +284,9 @@ class ChannelSender(LineSender[ChannelAddress]):
     async def tell(self, address: ChannelAddress, event: Event) -> None:
         """Post the question of a task, or that no model answers. Raises Undeliverable, TryLater."""
         channel = self._channel(address)
+        if (reminded := QuestionReminded.read(event)) is not None:
+            await self._remind(channel, address, event, reminded)
+            return
         waiting = TaskWaiting.from_payload(event.payload)
         if waiting.kind == _PERSON:
             text = "" if waiting.repeated else await self._question(channel, address, event, waiting)
@@ -293,9 +298,32 @@ class ChannelSender(LineSender[ChannelAddress]):
             message = self._message(channel, address, derived_id(event.tenant_id, event.id), text, kind)
             message.timestamp = event.time
             await self._post(channel, message)
-        if text and kind == "question" and self._answerers(channel, waiting):
-            payload = QuestionReached(key=waiting.key, by=f"channel {channel.name}")
-            self._mesh.tell(payload, tenant_id=event.tenant_id, task_id=event.task_id)
+        if text and kind == "question" and self._answerers(channel, waiting.may_answer):
+            self._tell_reached(channel, event, waiting.key)
+
+    async def _remind(
+        self, channel: ChatChannel, address: ChannelAddress, event: Event, reminded: QuestionReminded
+    ) -> None:
+        """Post a question again that nobody has answered, if somebody in the chat may answer it."""
+        question = await self._mesh.get(Inbox).find(event.tenant_id, reminded.key)
+        is_open = question is not None and question.status == "open"
+        if question is None or not is_open or not self._answerers(channel, reminded.may_answer):
+            return
+        waited = f"Nobody has answered for {duration(event.time - reminded.since)}"
+        names = ["everybody" if name == EVERYBODY else name for name in reminded.escalated_to]
+        asked = f", so {', '.join(names)} may answer as well" if names else ""
+        text = await self._asked(
+            channel, address, question.seq, question.question, takes_approval(question.answer_schema)
+        )
+        message_id = derived_id(event.tenant_id, event.id)
+        message = self._message(channel, address, message_id, f"{waited}{asked}:\n\n{text}", "reminder")
+        message.timestamp = event.time
+        await self._post(channel, message)
+        self._tell_reached(channel, event, reminded.key)
+
+    def _tell_reached(self, channel: ChatChannel, event: Event, key: str) -> None:
+        payload = QuestionReached(key=key, by=f"channel {channel.name}")
+        self._mesh.tell(payload, tenant_id=event.tenant_id, task_id=event.task_id)
 
     def _channel(self, address: ChannelAddress) -> ChatChannel:
         if address.channel not in self._channels:
@@ -331,23 +359,28 @@ class ChannelSender(LineSender[ChannelAddress]):
     async def _question(
         self, channel: ChatChannel, where: ChannelAddress, event: Event, waiting: TaskWaiting
     ) -> str:
-        if not self._answerers(channel, waiting):
+        if not self._answerers(channel, waiting.may_answer):
             return channel.settings.asked
-        how = _TO_APPROVE if takes_approval(waiting.answer_schema) else _TO_ANSWER
-        how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
-        question = visible(redact(waiting.asked, Marks()))
-        return f"{question}\n\n{how}"
+        is_approval = takes_approval(waiting.answer_schema)
+        return await self._asked(channel, where, event.seq or 0, waiting.asked, is_approval)
 
-    def _answerers(self, channel: ChatChannel, waiting: TaskWaiting) -> set[str]:
+    async def _asked(
+        self, channel: ChatChannel, where: ChannelAddress, seq: int, asked: str, is_approval: bool
+    ) -> str:
+        how = _TO_APPROVE if is_approval else _TO_ANSWER
+        how += "" if await self._is_next(channel, where, seq) else _NOT_NEXT
+        return f"{visible(redact(asked, Marks()))}\n\n{how}"
+
+    def _answerers(self, channel: ChatChannel, may_answer: Collection[str]) -> set[str]:
         """The callers of a channel that may answer a question."""
         callers = {chat_requester(channel.name, sender) for sender in channel.settings.answer_by}
-        return callers & {*(waiting.may_answer or callers)}
+        return callers & {*(may_answer or callers)}
 
-    async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
+    async def _is_next(self, channel: ChatChannel, where: ChannelAddress, seq: int) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""
         tenant_id, inbox = channel.settings.tenant, self._mesh.get(Inbox)
         first = await inbox.next_question(tenant_id, chat_thread(tenant_id, channel.name, where.thread_id))
-        return first is None or first.seq >= (event.seq or 0)
+        return first is None or first.seq >= seq
 
     def _message(
         self, channel: ChatChannel, where: ChannelAddress, message_id: str, text: str, kind: str

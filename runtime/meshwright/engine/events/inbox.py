@@ -23,6 +23,7 @@ from meshwright.core.task_events import (
     QuestionClaimed,
     QuestionReached,
     QuestionReleased,
+    QuestionReminded,
     TaskWaiting,
     WaitEnded,
 )
@@ -36,7 +37,7 @@ from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.work.people import asks_for_money
 
 _WAITING, _ENDED, _REACHED = "task.waiting", "wait.ended", "question.reached"
-_CLAIMED, _RELEASED = "question.claimed", "question.released"
+_CLAIMED, _RELEASED, _REMINDED = "question.claimed", "question.released", "question.reminded"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
 _REFUSED_PARTS = {"402": "Credit", "404": "Model"}
 _DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
@@ -116,6 +117,10 @@ class Question(View, kw_only=True):
     """When it was first shown to somebody who may answer it. None: to nobody yet."""
     reached_by: str | None = None
     """The caller or channel that showed it. None: nobody has seen it."""
+    reminded_at: datetime | None = None
+    """When it was last reminded of. None: not yet."""
+    escalated_to: tuple[str, ...] = ()
+    """Callers whom it was asked of as well since nobody had answered; `*`: everybody who may answer."""
     claimed_by: str | None = None
     """The caller who is looking at it: the answer of another is refused. None: nobody says so."""
     claimed_until: datetime | None = None
@@ -238,7 +243,7 @@ class InboxProjection:
     name = "inbox"
     version = 2
     event_types: Collection[str] = (
-        *(_WAITING, _ENDED, _REACHED, _CLAIMED, _RELEASED),
+        *(_WAITING, _ENDED, _REACHED, _CLAIMED, _RELEASED, _REMINDED),
         *(_REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT),
     )
 
@@ -284,8 +289,8 @@ def _named(event: Event) -> Iterator[str]:
     """The key that an event of a question names, if it does: a person's, one for money, or a deployment's."""
     if (deployment := _read_deployment(event)) is not None:
         yield f"{_DEPLOYMENT}{deployment.deployment}"
-    elif (reached := QuestionReached.read(event)) is not None:
-        yield reached.key
+    elif (shown := QuestionReached.read(event) or QuestionReminded.read(event)) is not None:
+        yield shown.key
     elif (wait := _read_wait(event)) is not None:
         if event.task_id and wait.kind in ("person", "money"):
             yield wait.key
@@ -356,6 +361,9 @@ def _change(event: Event) -> dict[str, Any]:
         return {"status": status, "ended_at": event.time, **by, **_UNCLAIMED}
     if (reached := QuestionReached.read(event)) is not None:
         return {"reached_at": event.time, "reached_by": reached.by}
+    if (reminded := QuestionReminded.read(event)) is not None:
+        asked = {"may_answer": reminded.may_answer, "escalated_to": reminded.escalated_to}
+        return {"reminded_at": event.time, **asked}
     if (claimed := QuestionClaimed.read(event)) is not None:
         return {"claimed_by": claimed.by, "claimed_until": claimed.until.isoformat()}
     if event.event_type == _RELEASED:

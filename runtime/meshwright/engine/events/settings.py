@@ -36,3 +36,8 @@ class PeopleSettings(Table):
 
     patience_days: float = Field(default=7.0, gt=0, le=3_650)
     """Days that a task waits for an answer."""
+    remind_seconds: float = Field(default=0.0, ge=0, le=31_536_000)
+    """Seconds after which a question that nobody has answered is reminded of. 0: never."""
+    then: tuple[str, ...] = ()
+    """Callers who are asked as well after as many seconds more, named as the `approvers` of a rule; `*`:
+    everybody who may answer."""

@@ -35,8 +35,8 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
 
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it;
     defaults are not written. `claims` is how often it was claimed, `code` the
-    digest of its agent's code at the first of them, `waits` what it waits for (changed by `add_wait` and
-    `remove_wait`),
+    digest of its agent's code at the first of them, `waits` what it waits for (changed by `add_wait`,
+    `replace_wait` and `remove_wait`),
     `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
     delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
     wait; the cost is None once a worker that is gone may have made calls since, and was open then
@@ -128,6 +128,11 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
         self._waits_by_id[wait.wait_id] = wait
         self._group_sizes[wait.group] += 1
         self.waits.append(wait)
+
+    def replace_wait(self, wait: Wait, changed: Wait) -> None:
+        """Put a changed wait in the place of it."""
+        self._waits_by_id[wait.wait_id] = changed
+        self.waits[self.waits.index(wait)] = changed
 
     def remove_wait(self, wait: Wait) -> bool:
         """Remove a wait. Returns whether the run can go on: no other wait of its group is open."""

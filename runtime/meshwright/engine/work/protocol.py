@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from msgspec import field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from meshwright.core.encoding import Struct, encode, stable_json
 from meshwright.core.ids import Identifier
@@ -54,6 +54,17 @@ def question_digest(
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:32]
 
 
+EVERYBODY = "*"
+"""In `then`: every caller with the right to answer."""
+
+
+class Reminder(NamedTuple):
+    """When questions that say nothing else are reminded of: after `seconds` (0: never), and then of whom."""
+
+    seconds: float = 0.0
+    then: tuple[str, ...] = ()
+
+
 class Wait(Struct):
     """One thing that a run waits for.
 
@@ -83,12 +94,51 @@ class Wait(Struct):
     expires_at: Fact[datetime | None] = None
     again: Fact[bool] = False
     group: Fact[str] = ""
+    remind_seconds: Fact[float | None] = None
+    """After how long people are reminded of it. None: as the settings say; 0: never."""
+    then: Fact[tuple[str, ...]] = ()
+    """Callers who are asked as well after as long again."""
+    remind_at: Fact[datetime | None] = None
+    """When it is reminded of next."""
+    reminders: Fact[int] = 0
+    """How many reminders there were."""
+    claimed_until: Fact[datetime | None] = None
+    """No reminder before then: somebody is looking at it."""
 
     @property
     def ends_at(self) -> datetime | None:
         """When it ends by itself, answered or not."""
         times = [at for at in (self.due_at, self.expires_at) if at is not None]
         return min(times, default=None)
+
+    @property
+    def reminds_at(self) -> datetime | None:
+        """When it is reminded of next: not while somebody has claimed it."""
+        if self.remind_at is None or self.claimed_until is None:
+            return self.remind_at
+        return max(self.remind_at, self.claimed_until)
+
+    @property
+    def escalated_to(self) -> tuple[str, ...]:
+        """Those to whom the question went on, since nobody had answered it."""
+        return self.then if self.reminders > 1 else ()
+
+    def remind_from(self, now: datetime, default: Reminder) -> Wait:
+        """It with the time of its first reminder: its own, or the default of the mesh."""
+        seconds = default.seconds if self.remind_seconds is None else self.remind_seconds
+        if self.kind != "person" or not seconds:
+            return self
+        then = self.then or default.then
+        return replace(self, remind_seconds=seconds, then=then, remind_at=now + timedelta(seconds=seconds))
+
+    def remind(self, now: datetime) -> Wait:
+        """It after a reminder. With the second it goes to `then`: they may answer as well."""
+        reminders, may_answer = self.reminders + 1, self.may_answer
+        if reminders > 1 and may_answer:
+            may_answer = () if EVERYBODY in self.then else tuple(dict.fromkeys((*may_answer, *self.then)))
+        is_last = reminders > 1 or not self.then
+        remind_at = None if is_last else now + timedelta(seconds=self.remind_seconds or 0)
+        return replace(self, reminders=reminders, remind_at=remind_at, may_answer=may_answer)
 
     @property
     def digest(self) -> str:
@@ -330,6 +380,14 @@ class Answer(Struct):
     value: Any = None
     answered_by: str | None = None
     idempotency_key: str | None = None
+
+
+class HoldReminder(Struct):
+    """Remind of a question not before a time, since a person is looking at it; None: they no longer are."""
+
+    task_id: str
+    key: str
+    until: datetime | None = None
 
 
 class Cancel(Struct):

@@ -19,6 +19,7 @@ from meshwright.core.events import parse_trace_id
 from meshwright.core.messages import Fault, Outcome
 from meshwright.core.task_events import (
     AttemptEnded,
+    QuestionReminded,
     TaskRedriven,
     TaskStarted,
     WaitEnded,
@@ -48,8 +49,10 @@ from meshwright.engine.work.protocol import (
     Complete,
     Enqueue,
     Grant,
+    HoldReminder,
     Pause,
     Release,
+    Reminder,
     Stop,
     Suspend,
     TaskKey,
@@ -63,13 +66,15 @@ from meshwright.engine.work.slots import Review, Watch, Withdraw
 
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _STOPS_DEADLINE = ("person", "money")
+_NO_REMINDER = Reminder()
 
 
 class AgentThread(Actor[ThreadState]):
     """One thread of an agent: queues, grants claims, and commits only what the fence allows."""
 
-    def __init__(self, ref: ActorRef, max_tasks: int = MAX_TASKS) -> None:
+    def __init__(self, ref: ActorRef, max_tasks: int = MAX_TASKS, reminder: Reminder = _NO_REMINDER) -> None:
         super().__init__(ref)
+        self._reminder = reminder
         self._tenant = thread_tenant(ref)
         self._max_tasks = max_tasks
 
@@ -217,6 +222,15 @@ class AgentThread(Actor[ThreadState]):
         return True
 
     @turn
+    def hold_reminder(self, turn: Turn, hold: HoldReminder) -> None:
+        """Remind of a question not before its claim is over, or as before once it is released."""
+        entry = self.state.entry(hold.task_id)
+        wait = None if entry is None else entry.wait(hold.key)
+        if entry is not None and wait is not None:
+            entry.replace_wait(wait, replace(wait, claimed_until=hold.until))
+            self._set_alarm(turn)
+
+    @turn
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
         """End a task: at once where it is queued or waits for a person, through its worker where it runs.
 
@@ -235,13 +249,17 @@ class AgentThread(Actor[ThreadState]):
         self._let_go(turn, entry)
 
     def wake(self, turn: Turn) -> None:
-        """A wait has come to its time: a timer has its answer, a question has none, a step is run again."""
+        """A wait has come to its time: a timer has its answer, a question has none, a step is run again.
+
+        Or a question is reminded of.
+        """
         for entry in self.state.inbox:
-            for wait in [
-                wait for wait in entry.waits if wait.ends_at is not None and wait.ends_at <= turn.now
-            ]:
-                is_due = wait.due_at is not None and wait.due_at <= turn.now
-                self._answer(turn, entry, wait, {"result": None} if is_due else {"expired": True})
+            for wait in [*entry.waits]:
+                if wait.ends_at is not None and wait.ends_at <= turn.now:
+                    is_due = wait.due_at is not None and wait.due_at <= turn.now
+                    self._answer(turn, entry, wait, {"result": None} if is_due else {"expired": True})
+                elif wait.reminds_at is not None and wait.reminds_at <= turn.now:
+                    self._remind(turn, entry, wait)
         self._set_alarm(turn)
         self._offer_next(turn)
 
@@ -344,7 +362,11 @@ class AgentThread(Actor[ThreadState]):
         """Add the waits that are new, and give their children to the orchestrator."""
         entry.answers = max(entry.answers, waiting.answers)  # a redriven entry has not counted those before
         # A run whose report got no reply makes it again.
-        new = [wait for wait in waiting.waits if entry.wait(wait.wait_id) is None]
+        new = [
+            wait.remind_from(turn.now, self._reminder)
+            for wait in waiting.waits
+            if entry.wait(wait.wait_id) is None
+        ]
         children = {child.task_id: child for child in waiting.children}
         for wait in new:
             entry.add_wait(wait)
@@ -354,7 +376,7 @@ class AgentThread(Actor[ThreadState]):
             self._record(turn, entry, wait.event(once=waiting.once, running=entry.status == "running"))
             if (approval := approval_requested(wait)) is not None:
                 self._record(turn, entry, approval)
-        if any(wait.ends_at is not None for wait in new):
+        if any(wait.ends_at is not None or wait.reminds_at is not None for wait in new):
             self._set_alarm(turn)
         self._pause(turn, entry)
         return new
@@ -399,8 +421,22 @@ class AgentThread(Actor[ThreadState]):
             entry.is_paused = stops
             turn.send(self._task(entry.task_id), "pause", Pause(key=str(self.ref), on=stops))
 
+    def _remind(self, turn: Turn, entry: Entry, wait: Wait) -> None:
+        """Remind of a question that nobody has answered; the second time, ask the next person as well."""
+        changed = wait.remind(turn.now)
+        entry.replace_wait(wait, changed)
+        reminded = QuestionReminded(
+            key=wait.wait_id,
+            since=wait.since or turn.now,
+            reminders=changed.reminders,
+            may_answer=changed.may_answer,
+            escalated_to=changed.escalated_to,
+        )
+        self._record(turn, entry, reminded)
+
     def _set_alarm(self, turn: Turn) -> None:
-        times = [wait.ends_at for entry in self.state.inbox for wait in entry.waits]
+        waits = [wait for entry in self.state.inbox for wait in entry.waits]
+        times = [at for wait in waits for at in (wait.ends_at, wait.reminds_at)]
         turn.wake_at(min((at for at in times if at is not None), default=None))
 
     def _let_go(self, turn: Turn, entry: Entry) -> None:

@@ -52,6 +52,8 @@ class WaitFields(TypedDict, total=False):
     answer_schema: dict[str, Any] | None
     binds: str
     may_answer: tuple[str, ...]
+    remind_seconds: float | None
+    then: tuple[str, ...]
     sealed: tuple[str, ...]
     due_at: datetime | None
     expires_at: datetime | None

@@ -58,10 +58,12 @@ REVEAL_QUESTION = Rule(
 def check_answer(caller: Caller, view: TaskView, key: str) -> None:
     """Raises Forbidden for a submitter who is no approver, but where a task's question is for it.
 
-    It is if it names the caller, or where the caller made the task and no approval is asked for.
+    It is if it names the caller or went on to it, or where the caller made the task and no approval is asked
+    for.
     """
     wait = next((wait for wait in view.waits if wait.wait_id == key), None)
-    if has_role(caller, Role.APPROVER) or (wait is not None and caller.requested_by in wait.may_answer):
+    named = () if wait is None else (*wait.may_answer, *wait.escalated_to)
+    if has_role(caller, Role.APPROVER) or caller.requested_by in named:
         return
     if wait is not None and is_decision(wait):
         require(caller, Role.APPROVER, "decides on approvals")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from meshwright.engine.events.audit import Audit, hashed
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.work import Answer, Cancel
 from meshwright.engine.work.people import HIDDEN, asks_person
-from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey, Wait
+from meshwright.engine.work.protocol import Accept, Begin, HoldReminder, Retry, TaskKey, Wait
 from meshwright.engine.work.record import (
     RUN_STATE,
     RUN_TITLE,
@@ -386,6 +386,16 @@ class Tasks:
         details = {"wait_id": key, **wait.subject.get(HIDDEN, {})}
         await self._audit.record(caller, "question.revealed", f"tasks/{task_id}", details)
         return RevealedQuestion.decrypt(wait, self._cipher)
+
+    async def hold_reminder(self, task_id: str, key: str, tenant_id: str, until: datetime | None) -> None:
+        """Remind of a question not before then, or as before if that is None."""
+        record, task = await read_task(self._runtime, task_id, tenant_id)
+        thread, entry = thread_ref(record, task), await read_entry(self._runtime, record, task)
+        wait = entry.wait(key) if entry is not None else None
+        if thread is not None and wait is not None and wait.remind_at is not None:
+            await self._runtime.call(
+                thread, "hold_reminder", HoldReminder(task_id=task_id, key=key, until=until)
+            )
 
     async def answerable_wait(self, task_id: str, key: str, caller: Caller) -> Wait:
         """The wait of a task, which the caller may answer. Raises NotFound, Conflict, Forbidden."""

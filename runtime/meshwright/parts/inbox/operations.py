@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec.structs import replace
@@ -146,10 +146,9 @@ class InboxOperations(Acting):
         """  # noqa: E501
         question, now = await self._claimable(question_id), self.mesh.runtime.clock.now()
         check_claim(question, self.caller, now)
-        seconds = self.mesh.settings[InboxSettings].claim_seconds
-        claim = QuestionClaimed(
-            key=question.key, by=self.caller.requested_by, until=now + timedelta(seconds=seconds)
-        )
+        until = now + timedelta(seconds=self.mesh.settings[InboxSettings].claim_seconds)
+        await self._hold_reminder(question, until)  # before the claim: a crash between puts it off in vain
+        claim = QuestionClaimed(key=question.key, by=self.caller.requested_by, until=until)
         return await self._record(question, claim)
 
     @operation(
@@ -164,7 +163,15 @@ class InboxOperations(Acting):
         """End your claim of a question."""
         question = await self._claimable(question_id)
         check_claim(question, self.caller, self.mesh.runtime.clock.now())
-        return await self._record(question, QuestionReleased(key=question.key, by=self.caller.requested_by))
+        release = QuestionReleased(key=question.key, by=self.caller.requested_by)
+        claim = await self._record(question, release)
+        await self._hold_reminder(question, None)
+        return claim
+
+    async def _hold_reminder(self, question: Question, until: datetime | None) -> None:
+        if question.task_id:
+            tasks, tenant_id = self.mesh.get(Tasks), self.caller.tenant_id
+            await tasks.hold_reminder(question.task_id, question.wait_id, tenant_id, until)
 
     async def _claimable(self, question_id: str) -> Question:
         """The open question of an id, which the caller may answer."""

@@ -10,7 +10,7 @@ import { Changed, changeable, EditedArguments, FORM } from "./inbox_arguments.js
 import { isMoney, Money } from "./inbox_money.js";
 import { Key, useSeen } from "./keys.js";
 import { act, Ago, asked, call, Failed, may, me, Shown, TaskLink, to, useData } from "./lib.js";
-import { answer, isDecision, isDoubt, postpone, send, sentence, titleOf, toolOf, wordOf } from "./questions.js";
+import { answer, isDecision, isDoubt, names, postpone, send, sentence, titleOf, toolOf, wordOf } from "./questions.js";
 import { Text, visible } from "./unseen.js";
 
 const SHORT_CHARS = 80;
@@ -33,6 +33,7 @@ export default function Item({ question: listed, left }) {
   const subject = question.subject ?? {};
   const isTask = Boolean(question.task_id);
   const isHidden = Boolean(subject.hidden_parts?.lines);
+  const first = (question.may_answer ?? []).filter((/** @type {string} */ name) => !question.escalated_to?.includes(name));
   const title = [...new Set([toolOf(listed), titleOf(listed)])].filter(Boolean).join(": ");
   return html`<article class="item" aria-label=${visible(question.question)}>
     <div class="item-body" tabindex="0">
@@ -40,6 +41,8 @@ export default function Item({ question: listed, left }) {
       <p class="line dim"><span>${wordOf(listed)} of <b><${Text} value=${question.agent_id ?? question.source} /></b></span> <${Ago} time=${question.since} />
         ${isTask ? html`<span>task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
         ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}
+        ${first.length ? html`<span>asked of <b><${Text} value=${names(first)} /></b></span>` : null}
+        ${question.reminded_at ? html`<span>reminded <${Ago} time=${question.reminded_at} />${question.escalated_to?.length ? html`, and <b><${Text} value=${names(question.escalated_to)} /></b> asked as well` : ""}</span>` : null}
         ${left ? null : html`<${Take} question=${listed} />`}</p>
       ${isTask && isHidden ? html`<${Hidden} question=${listed} isOpen=${Boolean(opened)} open=${setOpened} />` : null}
       ${subject.why && subject.kind !== "question" ? html`<p><span class="dim">Why it asks:</span> <${Text} value=${subject.why} /></p>` : null}

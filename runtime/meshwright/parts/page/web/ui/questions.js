@@ -23,6 +23,9 @@ export async function send(question, value) {
   settle(question);
 }
 
+/** Callers as a text; `*` is everybody who may answer. @param {string[]} callers */
+export const names = (callers) => callers.map((name) => (name === "*" ? "everybody" : name)).join(", ");
+
 /** Whether an answer came too late: another caller has given one, or the question is gone. @param {any} error */
 export const isSettled = (error) => (error.status === 409 || error.status === 404) && !["digest", "anyway"].includes(error.field);
 
