@@ -163,7 +163,7 @@ FACTS = """
 /dead-letters /tasks/{task_id}/cancel /tasks/{task_id}/retry /tasks/{task_id}/tree
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels /channels/{channel} /webhooks /me /session /costs /costs/estimate /deployments /deployments/route
-/figures /figures/flows /figures/trends /keys /metrics /scale/{app} /schedules /schedules/{schedule_id}
+/figures /figures/flows /figures/trends /keys /metrics /scale/{app} /story /schedules /schedules/{schedule_id}
 /schedules/{schedule_id}/next /status
 /store/verify /tasks /trees /prompts/{name}/versions/{version}
 /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions

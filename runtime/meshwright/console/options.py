@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,15 +95,22 @@ class _Amount(click.ParamType[str]):
         return text
 
 
-class _Since(click.ParamType[str]):
+class Since(click.ParamType[str]):
+    """A time, or so long ago, as RFC 3339."""
+
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The RFC 3339 time of a time, or of so long ago."""
-        from datetime import UTC, datetime
+        """The RFC 3339 time of a time, or of so long ago; of `22:00` the last time that it was here."""
+        from datetime import UTC, datetime, time, timedelta
 
         from meshwright.money.costs import parse_since
 
+        with suppress(ValueError):
+            now = datetime.now().astimezone()
+            clock = time.fromisoformat(str(value) if ":" in str(value) else "")
+            at = datetime.combine(now.date(), clock).astimezone()
+            return (at if at <= now else at - timedelta(days=1)).isoformat()
         try:
             return parse_since(str(value), datetime.now(UTC)).isoformat()
         except InvalidInput as error:
@@ -237,9 +245,9 @@ data_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 since_option = click.option(
-    "--since", type=_Since(), help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
+    "--since", type=Since(), help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
 )
-until_option = click.option("--until", type=_Since(), help="Until when, said in the same way (default: now).")
+until_option = click.option("--until", type=Since(), help="Until when, said in the same way (default: now).")
 follow_option = click.option("-f", "--follow", is_flag=True, help="Continue with what is new, until Ctrl-C.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")

@@ -452,7 +452,10 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("create", "run", "end"), "oA"),
         "see": "aA",
     },
-    FiguresOperations: {**dict.fromkeys(("show", "trends", "flows", "scale"), "vcoaA"), "metrics": ""},
+    FiguresOperations: {
+        **dict.fromkeys(("show", "trends", "flows", "scale", "story"), "vcoaA"),
+        "metrics": "",
+    },
 }
 """Roles that may use the operations of components."""
 

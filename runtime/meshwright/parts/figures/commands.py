@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
 from meshwright.component import Column
+from meshwright.console.options import Since
+from meshwright.console.output import table
+from meshwright.core.display import dollars, time_of_day
 from meshwright.kit import (
     Connection,
     Document,
@@ -36,6 +42,12 @@ def _number(value: Any) -> str:
     return f"{value:,}"
 
 
+def _span(line: Document) -> str:
+    first, last = time_of_day(line["first"]), time_of_day(line["last"])
+    return first if first == last else f"{first} to {last}"
+
+
+_STORY = (Column("when", write=_span), Column("what", "text"), Column("rows", "command", cut=1))
 _WORKERS = (
     Column("worker", write=_where),
     Column("store", "store"),
@@ -46,6 +58,43 @@ _WORKERS = (
     Column("since", "started_at", local_time, cut=1),
     Column("apps", write=_apps, cut=2),
 )
+
+
+@click.command()
+@click.option(
+    "--since",
+    type=Since(),
+    default="12h",
+    show_default=True,
+    help="From when: 22:00 (here, the last time it was), 12h, 2026-01-01T00:00Z.",
+)
+@json_option
+@mesh_options
+def story(target: Target, since: str, as_json: bool) -> None:
+    """Tell what happened since a time: what was away, waited or failed, who answered, and what it cost.
+
+    Each line ends in the command that lists its rows. No model writes it. At most 1,000 events of a type and
+    20,000 tasks are read, the newest; the end says where there was more.
+    """
+
+    async def ask(mesh: Connection) -> tuple[Document, str]:
+        return await mesh.client.call("GET", f"/story?{urlencode({'since': since})}"), mesh.options
+
+    told, options = talk(target, ask)
+    click.echo(json.dumps(told, ensure_ascii=False) if as_json else story_text(told, options))
+
+
+def story_text(story: Document, options: str = "") -> str:
+    """The text of `mesh story`."""
+    lines = [{**line, "command": f"{line['command']}{options}"} for line in story["lines"]]
+    parts = [f"since {local_time(story['since'])}"]
+    parts += [table(_STORY, lines)] if lines else ["nothing failed, went away or was answered"]
+    cost = "of unknown cost" if story["cost_usd"] is None else f"for {dollars(story['cost_usd'])}"
+    since = shlex.quote(story["since"])
+    parts += [f"{story['calls']:,} calls of models {cost}: mesh costs --since {since}{options}"]
+    if story["cut"]:
+        parts += [f"there was more than is counted here of: {', '.join(story['cut'])}"]
+    return "\n".join(parts)
 
 
 @click.command()

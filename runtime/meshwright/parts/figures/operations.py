@@ -15,8 +15,10 @@ from pydantic import Field
 from meshwright.component import Caller, Component, Figure, Mesh, Model
 from meshwright.kit import Identifier, Role, Rule, operation, visible_tenant
 from meshwright.models.overview import Deployments
+from meshwright.money.costs import parse_since
 from meshwright.parts.figures.reader import FiguresReader
-from meshwright.parts.figures.records import AgentFigures, Figures, Flows, Scale, Trends
+from meshwright.parts.figures.records import AgentFigures, Figures, Flows, Scale, Story, Trends
+from meshwright.parts.figures.story import read_story
 from meshwright.parts.figures.sums import CallKey, CallSums, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -71,6 +73,22 @@ class FiguresOperations:
         The holder of a key sees the tasks of the key's tenant, the administrator all of it.
         """
         return await self._reader.flows(minutes, visible_tenant(caller))
+
+    @operation(
+        _SEE,
+        "GET /story",
+        "Tell what happened since a time",
+        name="show_story",
+        errors={422: "`since` is no time."},
+    )
+    async def story(self, caller: Caller, since: str = "12h") -> Story:
+        """Tell what went away and came back, what waited, what failed by cause, who answered, what it cost.
+
+        `since` is a time ago such as `12h`, or an RFC 3339 time. At most 1,000 events of a type and 20,000 tasks
+        that ended are read, the newest; `cut` names those of which there was more.
+        """  # noqa: E501
+        now = self._mesh.runtime.clock.now()
+        return await read_story(self._mesh.log, visible_tenant(caller), parse_since(since, now), now)
 
     @operation(
         _SEE,

@@ -7,6 +7,9 @@ PART = Part(
     "figures",
     component="component:FiguresComponent",
     settings="settings:FiguresSettings",
-    commands={"workers": "List workers with their leases, slots and tasks."},
+    commands={
+        "story": "Tell what happened since a time, such as last night.",
+        "workers": "List workers with their leases, slots and tasks.",
+    },
     heading="Mesh",
 )

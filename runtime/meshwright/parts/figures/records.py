@@ -225,6 +225,44 @@ class Trends(View, kw_only=True):
     is_cut: bool = False
 
 
+StoryKind = Literal["away", "lost", "waited", "broke off", "failed", "answered"]
+
+
+class StoryLine(View, kw_only=True):
+    """One thing that happened, however often, as a line of a story."""
+
+    kind: StoryKind
+    """Its subject: a model or broker that was away, a store that lost something, tasks that waited, runs
+    whose process ended, tasks that failed, questions that people answered."""
+    first: datetime
+    """When it first happened."""
+    last: datetime
+    """When it last happened; for what was away and is back, when it came back."""
+    count: int
+    """How often, or of how many tasks."""
+    text: str
+    """It in words, without contents of tasks."""
+    command: str
+    """The command that lists its rows."""
+
+
+class Story(View, kw_only=True):
+    """The story since a time, the first thing first; a caller of one tenant sees that tenant's."""
+
+    since: datetime
+    """Its beginning."""
+    until: datetime
+    """Its end: now."""
+    lines: tuple[StoryLine, ...] = ()
+    """Its lines."""
+    calls: int = 0
+    """Calls of models that ended in this time."""
+    cost_usd: Amount | None = None
+    """The known part of their cost. None: of no call anything is known."""
+    cut: tuple[str, ...] = ()
+    """Types of events, or `tasks`, of which there was more than was read: their lines count the newest."""
+
+
 class Flow(View):
     """Tasks that an agent, or callers, gave to an agent, or the calls of models by an agent.
 

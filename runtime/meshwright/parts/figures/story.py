@@ -1,0 +1,214 @@
+"""The story of a night: what went away and came back, what failed, who answered, what it cost."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from meshwright.core.events import Event
+from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
+from meshwright.core.task_events import TaskWaiting, WaitEnded, WaitKind, WorkBrokeOff
+from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
+from meshwright.engine.events.event_types import LossNoticed, StoreEmptied
+from meshwright.engine.events.filter import MAX_LIMIT, EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.work.people import WAITED_FOR
+from meshwright.kit import Session
+from meshwright.money.costs import CostQuery, sum_costs
+from meshwright.parts.figures.records import Story, StoryKind, StoryLine
+
+_MAX_ENDED = 20_000
+_MAX_LINES = 500
+_LEFT_ALONE = ("deployment.cooled_down", "deployment.refused")
+_BACK, _CUT_OFF, _CONNECTED = "deployment.recovered", "edge.disconnected", "edge.connected"
+_LOST = ("store.loss_noticed", "store.emptied")
+_WAITING, _ANSWERED, _BROKE_OFF = "task.waiting", "wait.ended", "work.broke_off"
+_TYPES = (*_LEFT_ALONE, _BACK, _CUT_OFF, _CONNECTED, *_LOST, _WAITING, _ANSWERED, _BROKE_OFF)
+_FAILED = (
+    "SELECT coalesce(agent_id, ''), coalesce(error, ''), status, count(*), min(completed_at), "
+    "max(completed_at), (SELECT count(*) FROM ({0}) AS counted) FROM ({0}) AS ended "
+    "WHERE status IN ('failed', 'timed_out') GROUP BY 1, 2, 3 ORDER BY 5, 1, 2, 3 LIMIT :lines"
+)
+_ENDS = {"failed": "failed", "timed_out": "timed out"}
+_ENDED = (
+    "SELECT agent_id, error, status, completed_at FROM tasks "
+    "WHERE completed_at >= :since{} ORDER BY completed_at DESC LIMIT :limit"
+)
+
+
+class _Rows(NamedTuple):
+    """Some events of a kind, oldest first, and whether earlier ones were left out."""
+
+    events: Sequence[Event]
+    is_cut: bool
+
+
+async def read_story(log: EventLog, tenant_id: str | None, since: datetime, until: datetime) -> Story:
+    """Tell what happened since a time, for a tenant or for all. Raises StoreFailed.
+
+    At most 1,000 events of a kind and 20,000 tasks are read, the newest: `cut` names what there was more of.
+    """
+    rows = {event_type: await _read(log, tenant_id, event_type, since) for event_type in _TYPES}
+    failed, is_cut = await log.view_apart(_read_failed, tenant_id, since.timestamp())
+    costs = await sum_costs(log, CostQuery(tenant_id, since=since), limit=1)
+    cut = [event_type for event_type, some in rows.items() if some.is_cut]
+    events = {event_type: some.events for event_type, some in rows.items()}
+    lines = [*_deployments(events), *_brokers(events), *_losses(events), *_waits(events)]
+    lines += [*_broken_off(events), *failed, *_answers(events)]
+    return Story(
+        since=since,
+        until=until,
+        lines=tuple(sorted(lines, key=lambda line: (line.first, line.kind, line.text))),
+        cost_usd=costs.total.cost_usd,
+        calls=costs.total.calls,
+        cut=(*cut, *(["tasks"] if is_cut else [])),
+    )
+
+
+async def _read(log: EventLog, tenant_id: str | None, event_type: str, since: datetime) -> _Rows:
+    newest = EventFilter(
+        event_type=event_type, tenant_id=tenant_id, since=since, order="desc", limit=MAX_LIMIT
+    )
+    events = await log.query(newest)
+    return _Rows(events[::-1], len(events) == MAX_LIMIT)
+
+
+def _read_failed(session: Session, tenant_id: str | None, since: float) -> tuple[list[StoryLine], bool]:
+    """The tasks that failed, by agent and error: the index of ends has them since a time."""
+    values: dict[str, Any] = {"since": since, "limit": _MAX_ENDED, "lines": _MAX_LINES}
+    of_tenant = ""
+    if tenant_id is not None:
+        of_tenant, values["tenant_id"] = " AND tenant_id = :tenant_id", session.bindable(tenant_id)
+    rows = session.execute(_FAILED.format(_ENDED.format(of_tenant)), values).fetchall()
+    lines = [
+        StoryLine(
+            kind="failed",
+            first=_time(first),
+            last=_time(last),
+            count=count,
+            text=f"{_count(count, 'task')} of {agent_id or 'no agent'} {_ENDS[status]}: {error or '?'}",
+            command=_command("tasks", since, status=status, error=error, agent=agent_id),
+        )
+        for agent_id, error, status, count, first, last, _ in rows
+    ]
+    return lines, bool(rows) and rows[0][6] >= _MAX_ENDED
+
+
+def _deployments(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    """Deployments that got no calls for a while, each once: from the first time until they got some again."""
+    away: defaultdict[str, list[datetime]] = defaultdict(list)
+    back: dict[str, datetime] = {}
+    for event_type in _LEFT_ALONE:
+        for event in events[event_type]:
+            if (left_alone := DeploymentLeftAlone.read(event)) is not None and not left_alone.is_for_one_task:
+                away[left_alone.deployment].append(event.time)
+    for event in events[_BACK]:
+        if (recovered := DeploymentRecovered.read(event)) is not None:
+            back[recovered.deployment] = event.time
+    for name, times in away.items():
+        end = back.get(name)
+        is_back = end is not None and end >= max(times)
+        state = "was away, and is back" if is_back else "is away"
+        yield StoryLine(
+            kind="away",
+            first=min(times),
+            last=end if end is not None and is_back else max(times),
+            count=len(times),
+            text=f"Model {name} {state}",
+            command=_command("events", min(times).timestamp(), failed_at=name),
+        )
+
+
+def _brokers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    away: defaultdict[str, list[datetime]] = defaultdict(list)
+    back: dict[str, datetime] = {}
+    for event in events[_CUT_OFF]:
+        if (cut_off := EdgeDisconnected.read(event)) is not None:
+            away[cut_off.broker].append(event.time)
+    for event in events[_CONNECTED]:
+        if (connected := EdgeConnected.read(event)) is not None:
+            back[connected.broker] = event.time
+    for name, times in away.items():
+        end = back.get(name)
+        is_back = end is not None and end >= max(times)
+        yield StoryLine(
+            kind="away",
+            first=min(times),
+            last=end if end is not None and is_back else max(times),
+            count=len(times),
+            text=f"The broker {name} {'was cut off, and is back' if is_back else 'is cut off'}",
+            command=_command("events", min(times).timestamp(), type=_CUT_OFF),
+        )
+
+
+def _losses(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    for event_type in _LOST:
+        for event in events[event_type]:
+            lost = LossNoticed.read(event) or StoreEmptied.read(event)
+            words = "came back older" if isinstance(lost, LossNoticed) else "came back empty"
+            yield _line(
+                "lost", [event], f"The store {words}", _command("events", _at(event), type=event_type)
+            )
+
+
+def _waits(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    """How many tasks began to wait for what ends without their doing: people, providers, money."""
+    waits: defaultdict[WaitKind, list[Event]] = defaultdict(list)
+    for event in events[_WAITING]:
+        waiting = TaskWaiting.read(event)
+        if waiting is not None and waiting.kind in ("person", "provider", "money"):
+            waits[waiting.kind].append(event)
+    for kind, some in waits.items():
+        tasks = len({event.task_id for event in some})
+        text = f"{_count(tasks, 'task')} waited for {WAITED_FOR[kind]}"
+        yield _line("waited", some, text, _command("events", _at(some[0]), type=_WAITING), tasks)
+
+
+def _broken_off(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    some = [event for event in events[_BROKE_OFF] if WorkBrokeOff.read(event) is not None]
+    if some:
+        text = f"{_count(len(some), 'run')} broke off, as its process ended"
+        yield _line("broke off", some, text, _command("events", _at(some[0]), type=_BROKE_OFF))
+
+
+def _answers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    answers: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+    for event in events[_ANSWERED]:
+        ended = WaitEnded.read(event)
+        if ended is not None and ended.kind == "person":
+            how = ended.decision or ended.how
+            answers[ended.answered_by or "", how].append(event)
+    for (name, how), some in answers.items():
+        questions = _count(len(some), "question")
+        text = f"{name} {how} {questions}" if name else f"{questions} {how} without an answer"
+        yield _line("answered", some, text, _command("events", _at(some[0]), type=_ANSWERED))
+
+
+def _line(
+    kind: StoryKind, events: Sequence[Event], text: str, command: str, count: int | None = None
+) -> StoryLine:
+    number = len(events) if count is None else count
+    return StoryLine(
+        kind=kind, first=events[0].time, last=events[-1].time, count=number, text=text, command=command
+    )
+
+
+def _at(event: Event) -> float:
+    return event.time.timestamp()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _command(noun: str, since: float, **filters: str) -> str:
+    """The command that lists the rows of a line."""
+    options = [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in filters.items() if value]
+    return " ".join(["mesh", noun, *options, f"--since {_time(since):%Y-%m-%dT%H:%M:%SZ}"])
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
