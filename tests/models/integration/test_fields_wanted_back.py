@@ -42,14 +42,16 @@ def chunks() -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def provider(requests: list[dict[str, Any]]) -> AsyncIterator[str]:
-    """The address of a server whose first reply calls a tool."""
+async def provider(requests: list[dict[str, Any]], refusals: int = 0) -> AsyncIterator[str]:
+    """The address of a server whose first reply calls a tool, and which refuses the next few requests."""
 
     async def complete(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         requests.append(body)
         usage = {"prompt_tokens": 9, "completion_tokens": 9}
         is_first = not any(message["role"] == "tool" for message in body["messages"])
+        if not is_first and len(requests) <= 1 + refusals:
+            return web.json_response({"error": {"message": "not today"}}, status=400)
         message: dict[str, Any] = {"role": "assistant", "content": "Found it."}
         if is_first:
             message = {"role": "assistant", "content": None, "tool_calls": [called()], **EXTRA}
@@ -120,3 +122,35 @@ async def test_fields_go_back_as_they_came(
     [message] = [message for message in requests[-1]["messages"] if message["role"] == "assistant"]
     assert message["tool_calls"][0]["extra_content"] == SIGNATURE
     assert {name: message.get(name) for name in EXTRA} == EXTRA
+
+
+async def test_fields_go_back_in_a_retry_in_a_fork_and_from_a_client_of_v1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[dict[str, Any]] = []
+    async with provider(requests, refusals=1) as url:
+        monkeypatch.setenv("LITELLM_BASE_URL", url)
+        settings: dict[str, Any] = {"model": None, "models": {"adapter": "http"}}
+        async with http_mesh(tmp_path, Looker, **settings) as api:
+            failed = await api.client.ask("looker", "Look.")
+            assert failed.status == "failed" and len(requests) == 2
+            status, _ = await api.call("POST", f"/tasks/{failed.task_id}/retry", json={})
+            assert status == 202
+            assert (await api.client.outcome(failed.task_id)).text == "Found it."
+            steps = (await api.get(f"/tasks/{failed.task_id}/steps"))["items"]
+            last = max(step["number"] for step in steps if step["kind"] == "tool")
+            status, fork = await api.call("POST", f"/tasks/{failed.task_id}/fork", json={"step": str(last)})
+            assert status == 202, fork
+            assert (await api.client.outcome(fork["task_id"])).text == "Found it."
+            function = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+            tools = [{"type": "function", "function": function}]
+            body: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "Look."}]}
+            _, reply = await api.call("POST", "/v1/chat/completions", json={**body, "tools": tools})
+            result = {"role": "tool", "tool_call_id": "c1", "content": "here"}
+            body["messages"] += [reply["choices"][0]["message"], result]
+            await api.call("POST", "/v1/chat/completions", json={**body, "tools": tools})
+    sent = [message for body in requests for message in body["messages"] if message["role"] == "assistant"]
+    assert len(requests) == 6 and len(sent) == 4
+    for message in sent:
+        assert message["tool_calls"][0]["extra_content"] == SIGNATURE
+        assert {name: message.get(name) for name in EXTRA} == EXTRA
