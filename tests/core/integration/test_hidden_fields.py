@@ -16,8 +16,9 @@ from meshwright.core.messages import Fault, Outcome
 from meshwright.core.parts import event_types
 from meshwright.core.payloads import Payload, fact_fields, redacted
 from meshwright.core.topics import MESH, MODEL_DELTA
-from meshwright.edges.mqtt.connection import BrokerConnection, Publication
-from meshwright.edges.mqtt.outgoing_messages import Notices, Topics, Views
+from meshwright.edges.broker.connection import BrokerConnection, Publication
+from meshwright.edges.broker.topics import Topics
+from meshwright.edges.mqtt.outgoing_messages import Notices, Views
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.status import MeshStatus, WaitSummary
 from meshwright.engine.events.tasks import TaskPage, TaskSummary

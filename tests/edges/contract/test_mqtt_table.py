@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.edges.broker.trial import BrokerTraits
 from meshwright.edges.mqtt import table
-from meshwright.edges.mqtt.table import BrokerTraits, DeliveryRow, SessionRow
+from meshwright.edges.mqtt.table import DeliveryRow, SessionRow
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.postgres import PostgresDatabase
 from meshwright.engine.sql.sqlite import SqliteDatabase

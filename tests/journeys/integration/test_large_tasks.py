@@ -17,10 +17,11 @@ from meshwright import Client
 from meshwright.core.clock import SystemClock
 from meshwright.core.events import Event
 from meshwright.core.messages import Caller
+from meshwright.edges.broker.topics import Topics
 from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
-from meshwright.edges.mqtt.outgoing_messages import Notices, Topics, Views
+from meshwright.edges.mqtt.outgoing_messages import Notices, Views
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.kernel import cells
 from meshwright.engine.kernel.envelope import ActorRef

@@ -21,7 +21,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
 from meshwright.core.events import Event
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.edges.mqtt.outgoing_messages import TASK_VERBS
+from meshwright.edges.broker.topics import TASK_VERBS
 from meshwright.engine.events.audit import RECORDED
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import question_id

@@ -20,9 +20,10 @@ from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.operations import get_operation
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, InternalError, describe_problem, read_model
+from meshwright.edges.broker.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
+from meshwright.edges.broker.topics import ANONYMOUS, Topics
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
-from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
-from meshwright.edges.mqtt.outgoing_messages import ANONYMOUS, MqttAddress, Notices, Topics
+from meshwright.edges.mqtt.outgoing_messages import MqttAddress, Notices
 from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.replies.courier import Courier, until_answered
 from meshwright.engine.work.protocol import TaskKey

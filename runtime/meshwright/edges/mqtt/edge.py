@@ -9,30 +9,30 @@ from typing import NoReturn
 
 from meshwright.core.clock import Backoff
 from meshwright.core.events import Event
-from meshwright.edges.event_types import BrokerSessionLost, EdgeConnected, EdgeDisconnected, EdgeLimited
-from meshwright.edges.mqtt.commands import Commands
-from meshwright.edges.mqtt.connection import (
+from meshwright.edges.broker.connection import (
     ELSEWHERE,
     BrokerAway,
     BrokerConnection,
     BrokerOverrun,
     BrokerRefuses,
 )
-from meshwright.edges.mqtt.dialer import BrokerDialer
-from meshwright.edges.mqtt.limits import broker_limits
+from meshwright.edges.broker.dialer import BrokerDialer
+from meshwright.edges.broker.limits import broker_limits
+from meshwright.edges.broker.probe import SESSION_SECONDS, make_trial, probe_broker
+from meshwright.edges.broker.topics import Topics
+from meshwright.edges.broker.trial import TrialFailed
+from meshwright.edges.event_types import BrokerSessionLost, EdgeConnected, EdgeDisconnected, EdgeLimited
+from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.outgoing_messages import (
     Notices,
     OutcomeSender,
     RetainedInbox,
     RetainedPresence,
-    Topics,
     Views,
     will,
 )
-from meshwright.edges.mqtt.probe import SESSION_SECONDS, make_trial, probe_broker
 from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.mqtt.settings import MqttSettings
-from meshwright.edges.mqtt.trial import TrialFailed
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.mesh.mesh import Mesh
@@ -65,7 +65,7 @@ class MqttEdge:
         is_tls = self._url.startswith("mqtts:")
         self._tls = BrokerTls(settings, mesh.project, mesh.tell) if is_tls else None
         self._dialer = BrokerDialer(config, self._tls, settings.max_payload_bytes)
-        self._client_id = f"{config.prefix}-edge"  # always the same, so that our session goes on
+        self._client_id = topics.client_id("edge")  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
         self._views = Views(topics, self._notices, mesh.events if settings[MqttSettings].clients else None)

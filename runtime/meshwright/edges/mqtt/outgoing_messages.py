@@ -1,4 +1,4 @@
-"""The edge's topics, and what it publishes by itself: events, presence, outcomes, and notices of trouble.
+"""The publications of the edge itself: events, presence, outcomes, and notices of trouble.
 
 Events and progress are a view, not a record: they wait in memory for a broker that is slow or away, the
 newest of them only. Presence is retained: the broker keeps who is in the mesh, and says by itself when the
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,16 +17,12 @@ from typing import Any
 from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.encoding import encode
-from meshwright.core.errors import NotFound
 from meshwright.core.events import Event
-from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.core.payloads import Payload
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
-from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
-from meshwright.edges.event_types import EdgeDropped, EdgeRefused
-from meshwright.edges.mqtt.connection import (
+from meshwright.edges.broker.connection import (
     JSON,
     QUOTA_EXCEEDED,
     TOO_LARGE,
@@ -35,11 +30,13 @@ from meshwright.edges.mqtt.connection import (
     BrokerConnection,
     Publication,
 )
+from meshwright.edges.broker.topics import ANONYMOUS, Topics
+from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
+from meshwright.edges.event_types import EdgeDropped, EdgeRefused
 from meshwright.edges.replies.courier import Address, Sender
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.events.inbox_sources import WholeInbox
 from meshwright.engine.work.protocol import TaskKey
-from meshwright.mesh.identity.auth import Forbidden
 from meshwright.mesh.identity.rules import event_facts
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.acceptance import FINAL
@@ -54,117 +51,9 @@ _QUOTA_SECONDS = 1.0  # before a broker that is full is asked again
 REFUSED, DROPPED = "edge.refused", "edge.dropped"
 _SECONDS = {REFUSED: 1.0, DROPPED: 10.0}  # between two reports of a kind
 _MAX_CHARS = 256  # of a topic, or of a field of a problem
-ANONYMOUS = Caller().requested_by
-"""The client of a topic that names none."""
-_MAX_LEVEL_CHARS = 128
 _MAX_QUESTIONS = 100  # in the document of an inbox
 _GATHER_SECONDS = 0.1  # in which changes of an inbox become one message
 _CHANGES_OF_INBOX = ("question.claimed", "question.released", "deployment.refused", "deployment.recovered")
-TASK_VERBS = ("cancel", "answer")
-"""The commands for a task that exists."""
-_NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
-
-
-# Topics; docs/mqtt.md lists them
-
-
-class ForeignTenant(Forbidden):
-    """The client may not act for that tenant."""
-
-
-class Topics:
-    """The topics below a prefix, and those below `replies` at which clients without a name are answered."""
-
-    def __init__(self, prefix: str, replies: str) -> None:
-        self.prefix = prefix
-        self._replies = replies
-        self.everything = f"{prefix}/#"
-        names = ("submit", "tasks", *(f"tasks/+/{verb}" for verb in TASK_VERBS))
-        self.commands = [f"{prefix}/{sender}/{name}" for sender in ("+", "+/clients/+") for name in names]
-        """The filters of what clients may ask for. The mesh publishes to none of these topics itself."""
-        self._base = f"{prefix}/{Caller().tenant_id}"  # the mesh's own
-        self.status = f"{self._base}/status"
-        self.errors = f"{self._base}/errors"
-        self.trial = f"{self._base}/trial"
-
-    def topic_client(self, topic: str) -> str:
-        """The client that sent a message: the broker lets only that client publish below its name.
-
-        No client may be called ANONYMOUS: a login by that name would act on every task.
-        """
-        match topic.removeprefix(f"{self.prefix}/").split("/"):
-            case [_, "clients", client, _, *_] if client != ANONYMOUS and re.fullmatch(ID_PATTERN, client):
-                return client
-        return ANONYMOUS
-
-    def topic_tenant(self, topic: str) -> str | None:
-        """The tenant that a topic names; None where that can be none."""
-        tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
-        return tenant if re.fullmatch(ID_PATTERN, tenant) else None
-
-    def replies_to(self, topic: str) -> str:
-        """The topic below which the sender of a message is answered: no other client may name one there."""
-        client = self.topic_client(topic)
-        if client == ANONYMOUS:
-            return f"{self._replies}/{ANONYMOUS}/"
-        tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
-        return f"{self.prefix}/{tenant}/clients/{client}/replies/"
-
-    def takes_events(self, topic: str) -> bool:
-        """Whether a topic is one at which tasks are published as CloudEvents."""
-        parts = topic.removeprefix(f"{self.prefix}/").split("/")
-        return parts[1:] == ["tasks"] or (parts[1:2] == ["clients"] and parts[3:] == ["tasks"])
-
-    def task_topic(self, tenant_id: str, task_id: str, what: str) -> str:
-        """Returns the topic of the progress or the outcome of a task."""
-        return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/{what}"
-
-    def event(self, event: Event, what: str = "events") -> str:
-        """Returns the topic of an event of the bus, or of its `facts`."""
-        levels = "/".join(map(_level, (*event.topic.split("."), event.event_type)))
-        return f"{self.prefix}/{_level(event.tenant_id)}/{what}/{levels}"
-
-    def agent(self, agent_id: str) -> str:
-        """Returns the topic of an agent's presence."""
-        return f"{self._base}/agents/{_level(agent_id)}"
-
-    def inbox(self, tenant_id: str) -> str:
-        """Returns the topic of a tenant's inbox."""
-        return f"{self.prefix}/{_level(tenant_id)}/inbox"
-
-    def parse(self, topic: str, tenant_id: str) -> tuple[str, str]:
-        """Returns the command of a topic for a tenant's caller: the verb, and the task if it is no new one.
-
-        Raises ForeignTenant, or NotFound for no command.
-        """
-        base = f"{self.prefix}/{tenant_id}"
-        short_topic = topic if len(topic) <= _MAX_LEVEL_CHARS else f"{topic[:_MAX_LEVEL_CHARS]}…"
-        tenant, *rest = topic.removeprefix(f"{self.prefix}/").split("/")
-        if tenant != tenant_id:
-            raise ForeignTenant(
-                f"{short_topic!r} is not of a tenant of yours", remedy=f"Publish below {base}/", field="topic"
-            )
-        if self.topic_client(topic) != ANONYMOUS:
-            del rest[:2]
-        match rest:
-            case ["submit" | "tasks" as verb]:
-                return verb, ""
-            case ["tasks", task_id, verb] if verb in TASK_VERBS and re.fullmatch(ID_PATTERN, task_id):
-                return verb, task_id
-        raise NotFound(
-            f"Nothing can be asked for at {short_topic!r}",
-            remedy=f"Publish to {base}/submit, a CloudEvent to {base}/tasks, "
-            f"or to cancel or answer of {base}/tasks/TASK_ID/",
-            field="topic",
-        )
-
-
-def _level(name: str) -> str:
-    """A name as one level of a topic: no wildcard, no separator, never empty."""
-    return _NOT_OF_A_LEVEL.sub("_", name[:_MAX_LEVEL_CHARS]) or "_"
-
-
-# Publications
 
 
 class Notices:

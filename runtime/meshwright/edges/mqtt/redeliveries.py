@@ -27,9 +27,10 @@ from functools import partial
 
 from meshwright.core.errors import HostError
 from meshwright.core.ids import new_id
+from meshwright.edges.broker.connection import BrokerConnection, MqttMessage
+from meshwright.edges.broker.trial import BrokerTraits
 from meshwright.edges.mqtt import table
-from meshwright.edges.mqtt.connection import BrokerConnection, MqttMessage
-from meshwright.edges.mqtt.table import BrokerTraits, DeliveryRow
+from meshwright.edges.mqtt.table import DeliveryRow
 from meshwright.edges.replies.courier import until_answered
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.mesh import Mesh

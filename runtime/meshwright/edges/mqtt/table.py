@@ -8,32 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from meshwright.core.encoding import Struct
+from meshwright.edges.broker.trial import BrokerTraits
 from meshwright.engine.sql.database import Session, marks
 
 _COLUMNS = "n, digest, packet_id, tenant_id, task_id"
-
-
-class BrokerTraits(Struct, kw_only=True):
-    """How a broker delivers again over a resumed session, and the other habits that no answer of it names."""
-
-    resumes: bool = True
-    """Whether it delivers a message that was not acknowledged again, over the next connection."""
-    sets_dup: bool
-    """Whether it marks such a message with the flag DUP."""
-    keeps_packet_id: bool
-    """Whether that message has the packet id that it had before."""
-    has_own_packet_ids: bool
-    """Whether a message has another packet id than the one before it, which is acknowledged."""
-    heeds_no_local: bool
-    """Whether a client that asked for No Local gets none of its own messages."""
-    retained_by_wildcard: bool
-    """Whether a subscription with a wildcard gets retained messages."""
-
-    @property
-    def knows_each_message(self) -> bool:
-        """Whether packet id and DUP tell a message that is delivered again from an equal one that is new."""
-        return self.sets_dup and self.keeps_packet_id and self.has_own_packet_ids
 
 
 class SessionRow(NamedTuple):

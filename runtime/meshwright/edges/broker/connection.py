@@ -121,6 +121,8 @@ class Publication:
     content_type: str | None = None
     correlation: bytes | None = None
     expiry_seconds: int | None = None
+    response_topic: str | None = None
+    user_properties: tuple[tuple[str, str], ...] | None = None
 
     def properties(self) -> Properties | None:
         """Returns the properties as paho wants them; None is cheaper than none of them."""
@@ -129,6 +131,8 @@ class Publication:
             ("ContentType", self.content_type),
             ("CorrelationData", self.correlation),
             ("MessageExpiryInterval", self.expiry_seconds),
+            ("ResponseTopic", self.response_topic),
+            ("UserProperty", self.user_properties and [*self.user_properties]),
         ):
             if value is not None:
                 properties = properties or Properties(PacketTypes.PUBLISH)
@@ -192,7 +196,7 @@ class BrokerConnection:
     """A connection that is being opened, stands, or has ended.
 
     `session_present` says that the broker still has our session, `session_seconds` for how long it keeps it
-    while we are away; `max_qos` and `retains` are the broker's limits.
+    while we are away; `max_qos`, `retains` and `shares` (shared subscriptions) are the broker's limits.
     """
 
     def __init__(self, client: LenientClient, take: Take, session_seconds: int = 0) -> None:
@@ -218,6 +222,7 @@ class BrokerConnection:
         self.session_seconds = session_seconds
         self.max_qos = 2
         self.retains = True
+        self.shares = True
         self._answered: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self) -> None:
@@ -242,6 +247,7 @@ class BrokerConnection:
         self.session_seconds = getattr(limits, "SessionExpiryInterval", self.session_seconds)
         self.max_qos = getattr(limits, "MaximumQoS", self.max_qos)
         self.retains = bool(getattr(limits, "RetainAvailable", 1))
+        self.shares = bool(getattr(limits, "SharedSubscriptionAvailable", 1))
 
     def receive(self) -> None:
         """Begin to read what the broker sends, and have it answer once."""
@@ -500,6 +506,14 @@ class BrokerConnection:
         if self._open >= _MAX_OPEN:
             self._socket.pause()
         self._take(self, delivery)
+
+
+async def publish_or_raise(connection: BrokerConnection, publication: Publication) -> None:
+    """Publish at qos 1, and wait until the broker has it. Raises BrokerAway, BrokerRefuses if it says no."""
+    if reason := await (await connection.send(publication)):
+        raise BrokerRefuses(
+            f"it does not let us publish to {publication.topic}: {reason}", remedy=_CREDENTIALS
+        )
 
 
 def _refusal(reason: ReasonCode) -> BrokerAway:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshwright.edges.mqtt.connection import BrokerConnection
-from meshwright.edges.mqtt.table import BrokerTraits
+from meshwright.edges.broker.connection import BrokerConnection
+from meshwright.edges.broker.trial import BrokerTraits
 
 _KEYS = "give each message an idempotency-key, or correlation data of its own"
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.edges.mqtt.connection import (
+from meshwright.edges.broker.connection import (
     BrokerAway,
     BrokerConnection,
     BrokerRefuses,
@@ -124,8 +123,11 @@ class BrokerDialer:
                 )
             except Exception as error:  # noqa: BLE001 whatever it was, it is raised where it is waited for
                 failure = error
-            with suppress(RuntimeError):  # the loop is closed: no caller is left
+            try:
                 loop.call_soon_threadsafe(settle, failure)
+            except RuntimeError:  # the loop is closed: no caller is left
+                if sock := client.socket():
+                    sock.close()
 
         threading.Thread(target=dial, name="mqtt-dial", daemon=True).start()
         await dialled

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import MeshError
 from meshwright.core.ids import new_id
-from meshwright.edges.mqtt.connection import BrokerAway, BrokerConnection, MqttMessage, Publication, Take
-from meshwright.edges.mqtt.table import BrokerTraits
+from meshwright.edges.broker.connection import BrokerAway, BrokerConnection, MqttMessage, Publication, Take
 
 TRIAL_SECONDS = 8.0
 """The longest that a trial takes."""
@@ -23,6 +23,28 @@ _ABSENT_SECONDS = 0.5  # after which one that might come does not
 _LEFT_SECONDS = 60  # that the broker keeps what a trial that was killed has left
 Open = Callable[[Take], Awaitable[BrokerConnection]]
 """Opens a connection of the trial, with the session of the one before."""
+
+
+class BrokerTraits(Struct, kw_only=True):
+    """How a broker delivers again over a resumed session, and the other habits that no answer of it names."""
+
+    resumes: bool = True
+    """Whether it delivers a message that was not acknowledged again, over the next connection."""
+    sets_dup: bool
+    """Whether it marks such a message with the flag DUP."""
+    keeps_packet_id: bool
+    """Whether that message has the packet id that it had before."""
+    has_own_packet_ids: bool
+    """Whether a message has another packet id than the one before it, which is acknowledged."""
+    heeds_no_local: bool
+    """Whether a client that asked for No Local gets none of its own messages."""
+    retained_by_wildcard: bool
+    """Whether a subscription with a wildcard gets retained messages."""
+
+    @property
+    def knows_each_message(self) -> bool:
+        """Whether packet id and DUP tell a message that is delivered again from an equal one that is new."""
+        return self.sets_dup and self.keeps_packet_id and self.has_own_packet_ids
 
 
 class TrialFailed(MeshError):
