@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import json
+import signal
 import socket
 import ssl
 from asyncio.subprocess import PIPE, Process
@@ -62,6 +63,11 @@ class Mosquitto:
             assert line, said.decode()
             said += line
         self._reading = asyncio.create_task(self._process.stderr.read())  # so that it never waits for us
+
+    def reload(self) -> None:
+        """Have it read its rights again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     async def kill(self) -> None:
         """Kill -9."""

@@ -20,6 +20,7 @@ from tests.support.mqtt_broker import length, packet
 
 CONNECT, PUBLISH, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 4, 8, 10, 12, 14
 _SESSION_EXPIRY, _RECEIVE_MAXIMUM, _MAXIMUM_QOS, _RETAIN_AVAILABLE = 0x11, 0x21, 0x24, 0x25
+_USER_PROPERTY = b"\x26\0"  # and the length of its name
 _MAX_PACKET_IDS = 65_535
 
 
@@ -41,6 +42,7 @@ class Habits:
     closes_without_a_word: bool = False
     wants_acknowledgements_in_order: bool = False
     uses_window_up: bool = False
+    ends_at_user_properties: bool = False
 
 
 HABITS = {
@@ -57,6 +59,8 @@ MOCHI = Habits(cuts_off_resumed=True)
 """mochi 2.7.9 with its Bolt hook after a restart: a session with held messages ends behind each CONNACK."""
 MOCHI_WINDOW = Habits(uses_window_up=True)
 """mochi 2.7.9: a message that has waited for a place among those under way never gives that place back."""
+MOCHI_ANSWERS = Habits(ends_at_user_properties=True)
+"""mochi 2.7.9: it answers a message with a user property so that clients end the connection."""
 RABBITMQ_3_10 = Habits(closes_without_a_word=True)
 """RabbitMQ 3.10.8, which does not know MQTT 5."""
 
@@ -310,6 +314,8 @@ class _Link:
         qos = flags >> 1 & 3
         number, rest = (rest[:2], rest[2:]) if qos else (b"", rest)
         properties, payload = self._properties(rest)
+        if self._broker.habits.ends_at_user_properties and _USER_PROPERTY in properties:
+            raise ConnectionError
         self._broker.publish(_Held(topic, properties, payload, qos), sender=self, retain=bool(flags & 1))
         if qos:
             self._write(0x40, number)

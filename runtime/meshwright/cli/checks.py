@@ -79,6 +79,8 @@ async def _run_checks(settings: Settings) -> int:
     checks = [check for check in checks if check.name not in left_out]
     if settings.store not in ("dapr", "memory"):
         checks.append(Check("proved", partial(_describe_proof, settings)))
+    if (url := settings[MqttSettings].url) is not None:
+        checks.append(Check("proved", partial(_describe_broker_proof, settings.data_dir, url)))
     names = {check.name for check in of_running}
     # A running mesh may have been started with other settings than this shell has.
     checks = [*of_running, *(check for check in checks if check.name not in names)]
@@ -133,6 +135,13 @@ async def _describe_proof(settings: Settings) -> str:
 
     database = settings.database.get_secret_value() if settings.database is not None else None
     return describe_last_run(settings.data_dir, store_name(database))
+
+
+async def _describe_broker_proof(folder: Path, url: str) -> str:
+    """When `mesh prove` last ran on the broker of the settings, and whether all held."""
+    from meshwright.parts.proving.history import describe_last_run
+
+    return describe_last_run(folder, url, "broker", f"mesh prove --broker {url}")
 
 
 async def _ask_broker(broker: BrokerStatus) -> str:

@@ -1,12 +1,13 @@
-"""Folders that programs may have filled, however deep: how they are removed, and temporary ones."""
+"""Folders that programs may have filled, however deep: how they are removed, and those of one process."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -82,3 +83,46 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             remove_folder(folder)
+
+
+@contextmanager
+def locked_folder(parent: Path, mark: str) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder of this process below `parent`, and those of killed processes, which are removed.
+
+    Its name begins with `mark`. It is removed at the end, with folders above it that it was made with.
+    Raises OSError.
+    """
+    killed: list[Path] = []
+    above = next(path for path in parent.parents if path.exists())
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{mark}*"):
+        with ExitStack() as stack:
+            if _try_lock(left, stack):
+                remove_folder(left)
+                killed.append(left)
+    own_id = secrets.token_hex(4)
+    draft = parent / f"new-{own_id}"  # nobody removes it before it is locked
+    draft.mkdir(mode=0o700, parents=True)
+    with ExitStack() as stack:
+        _try_lock(draft, stack)
+        folder = draft.rename(parent / f"{mark}{own_id}")
+        try:
+            yield folder, killed
+        finally:
+            remove_folder(folder)
+            with suppress(OSError):  # another process has its folder there
+                for path in (parent, *parent.parents):
+                    if path == above:
+                        break
+                    path.rmdir()
+
+
+def _try_lock(folder: Path, stack: ExitStack) -> bool:
+    """Lock a folder for as long as this process lives; False if another process has it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

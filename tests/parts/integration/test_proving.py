@@ -1,9 +1,11 @@
 """`mesh prove` finds known faults, gives no false alarm, and leaves nothing behind."""
 
+import asyncio
 import json
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import psycopg
 import pytest
 
 from meshwright.core.errors import StoreFailed
+from meshwright.core.settings import load_settings
 from meshwright.parts.proving.trial import TrialOptions, run_trial
-from tests.support.faults.broken_worker import FAULTS
+from tests.support.faults.broken_worker import BROKER_FAULTS, FAULTS
+from tests.support.mqtt_broker import PLAIN, SECONDS, Mosquitto, client, mosquitto, publish
 from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
 from tests.support.running_mesh import MESH, run
+from tests.support.scripted_broker import HABITS, MOCHI_ANSWERS, ScriptedBroker, scripted_broker
 
 SHORT = TrialOptions(minutes=0.05, kills=0, workers=1, rate=10, seed=3)
 SHORT_FREEZE = "172"
@@ -29,6 +34,29 @@ def report_in(folder: Path) -> Mapping[str, Any]:
 def schemas(cluster: Cluster) -> list[str]:
     query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'mesh_prove%'"
     return [name for (name,) in cluster.rows(query)]
+
+
+async def wait_until(enough: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not enough():
+            await asyncio.sleep(0.05)
+
+
+async def await_no_sessions(broker: Mosquitto) -> None:
+    """Wait until the broker has no session but those of the two clients here."""
+    async with client(broker, "$SYS/broker/clients/total") as one:
+        while int((await one.message()).payload) != 2:
+            pass
+
+
+async def retained_topics(broker: Mosquitto) -> list[str]:
+    """The topics below mesh-prove that retain a message."""
+    topics: list[str] = []
+    async with client(broker, "mesh-prove/#") as one:
+        one.publish("mesh-prove/last", "last")
+        while (message := await one.message()).topic != "mesh-prove/last":
+            topics += [message.topic] if message.retain else []
+    return topics
 
 
 def test_a_run_on_sqlite_holds_and_its_file_repeats_it(tmp_path: Path) -> None:
@@ -50,7 +78,9 @@ def test_a_run_on_sqlite_holds_and_its_file_repeats_it(tmp_path: Path) -> None:
     assert "0 steps repeated, $0.000000 off" in first.stdout
     assert [path.name for path in (tmp_path / ".mesh").iterdir()] == ["proved.json"]
     assert "this store was proved here" in run("doctor", cwd=tmp_path).stdout
-    assert "this store is not proved here: mesh prove" in run("doctor", cwd=again).stdout
+    elsewhere = run("doctor", cwd=again, MESH_MQTT__URL="mqtt://127.0.0.1:1").stdout
+    assert "this store is not proved here: mesh prove" in elsewhere
+    assert "this broker is not proved here: mesh prove --broker mqtt://127.0.0.1:1" in elsewhere
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -68,38 +98,137 @@ async def test_a_build_with_a_known_fault_is_found(fault: str, tmp_path: Path) -
     assert not (tmp_path / "prove").exists()
 
 
-def test_a_run_on_postgres_drops_what_a_killed_run_left(postgres: Cluster, tmp_path: Path) -> None:
-    arguments = ["prove", "--database", postgres.url(), "--workers", "2", "--minutes", "0.05"]
-    process = subprocess.Popen([*MESH, *arguments], cwd=tmp_path, start_new_session=True)
-    while not schemas(postgres):
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    [left] = schemas(postgres)
-    done = run(*arguments, "--kills", "2", "--seed", "7", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"dropped the schema {left}, which a killed run left" in done.stderr
-    assert report_in(tmp_path)["faults"]["connections cut"] == 1
+def at_broker(folder: Path, url: str) -> dict[str, Any]:
+    """The arguments of a run at a broker."""
+    return {
+        "database": None,
+        "broker": (load_settings(folder), url),
+        "report": print,
+        "patience_seconds": 5,
+        "looks": 1,
+    }
+
+
+@pytest.mark.parametrize("fault", BROKER_FAULTS)
+async def test_a_build_that_mistakes_messages_is_found(fault: str, tmp_path: Path) -> None:
+    async with mosquitto(tmp_path / "broker") as broker:
+        findings = await run_trial(
+            SHORT,
+            tmp_path / "prove",
+            program=("-m", "tests.support.faults.broken_worker", fault),
+            **at_broker(tmp_path, broker.url),
+        )
+    assert any(BROKER_FAULTS[fault] in complaint for complaint in findings.complaints), findings.complaints
+
+
+async def test_a_run_on_postgres_and_a_broker_removes_what_a_killed_run_left(
+    postgres: Cluster, tmp_path: Path
+) -> None:
+    async with (
+        mosquitto(tmp_path / "broker", *PLAIN, "sys_interval 1") as broker,
+        client(broker, "mesh-prove/+/default/status") as seen,
+    ):
+        arguments = ["prove", "--database", postgres.url(), "--broker", broker.url]
+        arguments += ["--workers", "2", "--minutes", "0.05"]
+        process = subprocess.Popen([*MESH, *arguments], cwd=tmp_path, start_new_session=True)
+        killed = (await seen.message()).topic.removesuffix("/default/status")
+        process.kill()
+        process.wait()
+        [left] = schemas(postgres)
+        done = await asyncio.to_thread(run, *arguments, "--kills", "2", "--seed", "7", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"dropped the schema {left}, which a killed run left" in done.stderr
+        assert f"cleared the topics below {killed}, which a killed run left" in done.stderr
+        assert await retained_topics(broker) == []
+        await await_no_sessions(broker)
+        diagnosis = await asyncio.to_thread(run, "doctor", cwd=tmp_path, MESH_MQTT__URL=broker.url)
+        assert "this broker was proved here" in diagnosis.stdout
+    report = report_in(tmp_path)
+    for fault in ("connections cut", "broker cut", "acknowledgements lost"):
+        assert report["faults"][fault] == 1
+    assert report["broker"]["messages"] > 0 and report["broker"]["notes"] == []
+    assert f"broker     {broker.url}: {report['broker']['messages']} messages acknowledged" in done.stdout
     assert schemas(postgres) == []
     assert not (tmp_path / ".mesh" / "prove").exists()
 
 
-def test_an_interrupted_run_leaves_nothing(postgres: Cluster, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*MESH, "prove", "--database", postgres.url(), "--minutes", "60"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while not schemas(postgres):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert "nothing is left" in process.stderr.read()
-    assert process.wait() == 130
-    process.stderr.close()
+async def test_an_interrupted_run_leaves_nothing(postgres: Cluster, tmp_path: Path) -> None:
+    async with (
+        mosquitto(tmp_path / "broker", *PLAIN, "sys_interval 1") as broker,
+        client(broker, "mesh-prove/+/default/status") as seen,
+    ):
+        process = subprocess.Popen(
+            [*MESH, "prove", "--database", postgres.url(), "--broker", broker.url, "--minutes", "60"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        await seen.message()
+        process.send_signal(signal.SIGINT)
+        assert "nothing is left" in await asyncio.to_thread(process.stderr.read)
+        assert process.wait() == 130
+        process.stderr.close()
+        assert await retained_topics(broker) == []
+        await await_no_sessions(broker)
     assert schemas(postgres) == []
     assert not (tmp_path / ".mesh" / "prove").exists() and not list(tmp_path.glob("*.json"))
+
+
+def accepted_by_edge(broker: ScriptedBroker) -> list[Any]:
+    """The messages that the edge of a run has acknowledged."""
+    sessions = [session for name, session in broker.sessions.items() if name.endswith("-edge")]
+    return [message for session in sessions for message in session.acknowledged]
+
+
+async def test_a_broker_that_renumbers_is_described_and_no_alarm(tmp_path: Path) -> None:
+    async with scripted_broker(HABITS["rabbitmq-4.3.6"]) as broker:
+        findings = await run_trial(SHORT, tmp_path, **at_broker(tmp_path, broker.url))
+        await wait_until(lambda: not broker.sessions)
+        assert not broker.retained
+    assert not findings.complaints and findings.broker is not None
+    assert findings.broker.messages > 0
+    notes = "\n".join(findings.broker.notes)
+    assert "It redelivers under new packet ids" in notes and "with wildcards" in notes
+
+
+async def test_a_broker_that_loses_sessions_and_takes_no_more_is_described_and_no_alarm(
+    tmp_path: Path,
+) -> None:
+    async with scripted_broker(HABITS["mosquitto-2.0.11"]) as broker:
+        trial = asyncio.create_task(run_trial(SHORT, tmp_path, **at_broker(tmp_path, broker.url)))
+        await wait_until(lambda: trial.done() or bool(accepted_by_edge(broker)))
+        broker.habits = MOCHI_ANSWERS
+        broker.forget()
+        broker.break_links()
+        findings = await trial
+        await wait_until(lambda: not broker.sessions)
+        assert not broker.retained
+    assert not findings.complaints and findings.broker is not None
+    assert 0 < findings.broker.messages < SHORT.tasks / 2
+    notes = "\n".join(findings.broker.notes)
+    assert "It lost a session" in notes
+    assert f"Publishing ended after {findings.broker.messages} messages: the connection was lost" in notes
+
+
+async def test_topics_of_others_and_missing_rights_at_a_broker_are_named(tmp_path: Path) -> None:
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite mesh-prove/+/run\ntopic readwrite mesh-prove/other/#\n")
+    async with mosquitto(tmp_path / "broker", *PLAIN, f"acl_file {acl}") as broker:
+        prove = partial(asyncio.to_thread, run, "prove", "--broker", broker.url, cwd=tmp_path)
+        unreadable = await prove()
+        assert unreadable.returncode == 2 and "publish to mesh-prove/" in unreadable.stderr, unreadable.stderr
+        acl.write_text("topic readwrite mesh-prove/#\n")
+        broker.reload()
+        await publish(broker, "mesh-prove/other/state", "theirs", "--retain")
+        foreign = await prove()
+        assert foreign.returncode == 2 and "--beside" in foreign.stderr
+        assert "retained topics below mesh-prove/other" in foreign.stderr
+        assert await retained_topics(broker) == ["mesh-prove/other/state"]
+        no_replies = await prove("--beside")
+        assert no_replies.returncode == 2 and "mesh-prove-replies/" in no_replies.stderr, no_replies.stderr
+        assert await retained_topics(broker) == ["mesh-prove/other/state"]
+    assert not (tmp_path / ".mesh" / "prove").exists()
 
 
 def test_a_schema_with_tasks_is_refused(postgres: Cluster, postgres_url: Address, tmp_path: Path) -> None:
@@ -124,6 +253,8 @@ def test_a_role_without_rights_is_told_the_grant(postgres: Cluster, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--broker", "nothing"), "address of the broker"),
+        (("--broker", "mqtt://127.0.0.1:1"), "cannot be reached"),
         (("--database", "nothing"), "address of the database"),
         (("--database", "postgresql://127.0.0.1:1/mesh"), "cannot be reached"),
         (("--workers", "2"), "SQLite has one worker process"),

@@ -22,19 +22,15 @@ from typing import Any
 import uvloop
 from pydantic import TypeAdapter
 
+from meshwright.core.errors import StoreUnavailable
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.kernel import exclusive_executor
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.mesh.app import StoreDeps, build_mesh
 from meshwright.mesh.mesh import Mesh
-from meshwright.parts.proving.client import (
-    LOOK_SECONDS,
-    LocalTasks,
-    Person,
-    PlanClient,
-    TaskClient,
-    has_reservations,
-)
+from meshwright.money.balance import Balance
+from meshwright.parts.proving.client import LOOK_SECONDS, LocalTasks, Person, PlanClient, TaskClient
+from meshwright.parts.proving.evidence import BUDGET
 from meshwright.parts.proving.records import Records
 from meshwright.parts.proving.workload import CountingModel, PlannedTask, make_agents
 from tests.support.faults import controls
@@ -126,6 +122,14 @@ async def be_client(tasks: TaskClient, mesh: Mesh, job: Job, failpoints: Failpoi
     while job.cost_usd and await has_reservations(mesh):  # a deadline ends a task before its call is settled
         say("reserves")
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def has_reservations(mesh: Mesh) -> bool:
+    """Return whether the budget still has money reserved for a call, or cannot be read."""
+    try:
+        return bool((await mesh.runtime.read(BUDGET) or Balance()).reserved)
+    except StoreUnavailable:
+        return True
 
 
 async def work(job: Job) -> None:

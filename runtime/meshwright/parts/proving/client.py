@@ -6,22 +6,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
-from meshwright.core.errors import Conflict, HostError, NotFound, StoreUnavailable
+from meshwright.core.errors import Conflict, HostError, NotFound
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import Inbox
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.money.balance import Balance
-from meshwright.parts.proving.evidence import BUDGET
 from meshwright.parts.proving.records import Records
 from meshwright.parts.proving.workload import Pass, PlannedTask, pass_by
 
 LOOK_SECONDS = 0.2
 _MAX_OPEN = 64
-ResultT = TypeVar("ResultT")
 _logger = logging.getLogger("client")
 
 
@@ -30,23 +28,18 @@ class TaskClient(Protocol):
 
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt:
         """Submit a task, once under each key."""
-        ...
 
     async def started(self, task_id: str) -> None:
         """Wait until a task has been claimed."""
-        ...
 
     async def answer(self, task_id: str, key: str, value: Any) -> None:
         """Answer a question of a task."""
-        ...
 
     async def outcome(self, task_id: str) -> Outcome:
         """Wait for the outcome of a task."""
-        ...
 
     async def cancel(self, task_id: str) -> Any:
         """Cancel a task."""
-        ...
 
 
 class LocalTasks:
@@ -54,12 +47,8 @@ class LocalTasks:
 
     def __init__(self, mesh: Mesh) -> None:
         tasks, self._log = mesh.get(Tasks), mesh.log
-        self.submit, self.outcome, self.cancel, self.answer = (
-            tasks.submit,
-            tasks.outcome,
-            tasks.cancel,
-            tasks.answer,
-        )
+        self.submit, self.outcome = tasks.submit, tasks.outcome
+        self.cancel, self.answer = tasks.cancel, tasks.answer
 
     async def started(self, task_id: str) -> None:
         """Wait until a task has been claimed."""
@@ -67,39 +56,22 @@ class LocalTasks:
             break
 
 
-class PatientTasks:
+class PatientTasks(LocalTasks):
     """The same; a call is repeated, under the same key, while the mesh cannot answer."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self._tasks = LocalTasks(mesh)
+        super().__init__(mesh)
+        for name in ("submit", "started", "answer", "outcome", "cancel"):
+            setattr(self, name, partial(_repeat, getattr(self, name)))
 
-    async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt:
-        """Submit a task until it is accepted."""
-        return await self._retry(lambda: self._tasks.submit(request, idempotency_key=idempotency_key))
 
-    async def outcome(self, task_id: str) -> Outcome:
-        """Wait for the outcome of a task."""
-        return await self._retry(lambda: self._tasks.outcome(task_id))
-
-    async def answer(self, task_id: str, key: str, value: Any) -> None:
-        """Answer a question of a task."""
-        await self._retry(lambda: self._tasks.answer(task_id, key, value))
-
-    async def started(self, task_id: str) -> None:
-        """Wait until a task has been claimed."""
-        await self._retry(lambda: self._tasks.started(task_id))
-
-    async def cancel(self, task_id: str) -> Any:
-        """Cancel a task."""
-        return await self._retry(lambda: self._tasks.cancel(task_id))
-
-    async def _retry(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        while True:
-            try:
-                return await call()
-            except HostError as error:
-                _logger.warning("retrying: %s", error)
-                await asyncio.sleep(LOOK_SECONDS)
+async def _repeat(call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+    while True:
+        try:
+            return await call(*arguments, **options)
+        except HostError as error:
+            _logger.warning("retrying: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 class PlanClient:
@@ -173,11 +145,3 @@ class Person:
                         answer = {"approve": False, "reason": "it was charged"}
                         await self._tasks.answer(question.task_id, question.wait_id, answer)
             await asyncio.sleep(LOOK_SECONDS)
-
-
-async def has_reservations(mesh: Mesh) -> bool:
-    """Return whether the budget still has money reserved for a call, or cannot be read."""
-    try:
-        return bool((await mesh.runtime.read(BUDGET) or Balance()).reserved)
-    except StoreUnavailable:
-        return True

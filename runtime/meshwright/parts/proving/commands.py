@@ -30,6 +30,11 @@ _WORKERS = 3
     help="PostgreSQL to prove: postgresql://user@host/name. Default: that of the settings, else SQLite.",
 )
 @click.option(
+    "--broker",
+    metavar="URL",
+    help="MQTT broker to prove too: mqtt://host or mqtts://host, with the user and files of [mqtt].",
+)
+@click.option(
     "--minutes",
     type=Number(min=0, min_open=True, max=1440),
     default=1,
@@ -67,7 +72,9 @@ _WORKERS = 3
     help="Run the seeds and settings of a prove-DATE.json again.",
 )
 @click.option(
-    "--beside", is_flag=True, help="Run although the schema of the address holds the tasks of a mesh."
+    "--beside",
+    is_flag=True,
+    help="Run although the schema holds the tasks of a mesh, or the broker retained topics of others.",
 )
 @click.option(
     "--to",
@@ -80,6 +87,7 @@ _WORKERS = 3
 @json_option
 @data_option
 def prove(
+    broker: str | None,
     database: str | None,
     data: Path | None,
     folder: Path,
@@ -91,10 +99,11 @@ def prove(
     """Prove the promises on a store: tasks run on it, and processes are killed.
 
     Starts workers of its own, in a schema of its own on PostgreSQL or a folder of its own on SQLite, with a
-    simulated model that costs nothing. Kills and freezes them and cuts their connections, then judges: each
-    accepted task ended once, no step was repeated, no cent is off. Writes prove-DATE.json, notes the result
-    for mesh doctor, and removes all else. Exit status 0 if all held, 1 if a promise broke, 2 if nothing
-    could be proved.
+    simulated model that costs nothing. With --broker half of the tasks are published to it, below a prefix of
+    its own. Kills and freezes the workers and cuts their connections, then judges: each accepted task ended
+    once, no step was repeated, no cent is off, no message was lost or became two tasks. Writes
+    prove-DATE.json, notes the result for mesh doctor, and removes all else. Exit status 0 if all held, 1 if a
+    promise broke, 2 if nothing could be proved.
     """
     from meshwright.component import load_settings
     from meshwright.core.errors import MeshError, in_one_line
@@ -112,12 +121,21 @@ def prove(
             err=True,
         )
         findings = asyncio.run(
-            _run(options, Path.cwd() / settings.data_dir / "prove", database, beside=beside)
+            _run(
+                options,
+                Path.cwd() / settings.data_dir / "prove",
+                database,
+                broker=None if broker is None else (settings, broker),
+                beside=beside,
+            )
         )
         report = make_report(findings, options)
         path = write_report(report, folder, settings.data_dir)
+        proved = [store_name(database)]
+        if findings.broker is not None and findings.broker.messages:
+            proved.append(findings.broker.address)
         with suppress(OSError):  # the report is written; doctor then says that the store is not proved
-            keep_result(settings.data_dir, store_name(database), report, path)
+            keep_result(settings.data_dir, proved, report, path)
     except MeshError as error:
         say(f"mesh: cannot prove: {in_one_line(error.message, error.remedy)}", err=True)
         return _CANNOT_PROVE
@@ -147,12 +165,12 @@ def _options(
     )
 
 
-async def _run(options: TrialOptions, folder: Path, database: str | None, *, beside: bool) -> Findings:
+async def _run(options: TrialOptions, folder: Path, database: str | None, **more: Any) -> Findings:
     from meshwright.parts.proving.trial import run_trial
 
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await run_trial(
-        options, folder, database=database, beside=beside, report=lambda line: say(line, err=True)
+        options, folder, database=database, **more, report=lambda line: say(line, err=True)
     )

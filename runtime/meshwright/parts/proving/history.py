@@ -1,9 +1,9 @@
-"""The last run of `mesh prove` on each store, kept in the data folder for `mesh doctor`."""
+"""The last run of `mesh prove` on each store and broker, kept in the data folder for `mesh doctor`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,28 +24,28 @@ def store_name(database: str | None) -> str:
     return f"{address.hostname or ''}:{address.port or 5432}{address.path}"
 
 
-def keep_result(folder: Path, store: str, report: Mapping[str, Any], path: Path) -> None:
-    """Note how a run ended, and the file of its report. Raises OSError."""
+def keep_result(folder: Path, proved: Iterable[str], report: Mapping[str, Any], path: Path) -> None:
+    """Note for each system by name how a run on it ended, and the file of its report. Raises OSError."""
     kept = {name: report[name] for name in ("held", "time", "meshwright")}
-    results = _read(folder) | {store: {**kept, "file": str(path.absolute())}}
+    results = _read(folder) | {name: {**kept, "file": str(path.absolute())} for name in proved}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = folder / f"{_FILE_NAME}.draft"
     draft.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     draft.rename(folder / _FILE_NAME)
 
 
-def describe_last_run(folder: Path, store: str) -> str:
-    """Return a sentence on the last run on a store: a Caution where a promise broke or this is another
+def describe_last_run(folder: Path, name: str, kind: str = "store", command: str = "mesh prove") -> str:
+    """Return a sentence on the last run on a system: a Caution where a promise broke or this is another
     version."""
-    result = _read(folder).get(store)
+    result = _read(folder).get(name)
     if not isinstance(result, dict):
-        return "this store is not proved here: mesh prove"
+        return f"this {kind} is not proved here: {command}"
     when = f"{age(str(result.get('time')))} ago"
     if not result.get("held"):
         return Caution(f"A promise broke here {when}: {result.get('file')}")
     if (version := result.get("meshwright")) != meshwright.__version__:
-        return Caution(f"Proved here {when} with version {version}; prove this one: mesh prove")
-    return f"this store was proved here {when}: all held"
+        return Caution(f"Proved here {when} with version {version}; prove this one: {command}")
+    return f"this {kind} was proved here {when}: all held"
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -288,11 +288,7 @@ def _check_rest(evidence: Evidence) -> Iterator[str]:
 
 def _check_lists(evidence: Evidence) -> Iterator[str]:
     """The list of tasks says what their heads say."""
-    records = {
-        TaskKey.from_ref(ref).task_id: _task_record(head)
-        for ref, head in evidence.heads.items()
-        if ref.type == ORCHESTRATOR
-    }
+    records = task_records(evidence)
     listed = {summary.task_id: summary for summary in evidence.summaries}
     for task_id in sorted(records.keys() ^ listed.keys()):
         yield f"task {task_id} is {'not listed' if task_id in records else 'listed, and has no head'}"
@@ -321,5 +317,10 @@ def _attempt_key(outcome: Outcome) -> tuple[str, int, int]:
     return outcome.task_id, outcome.generation, outcome.attempt
 
 
-def _task_record(head: ActorRecord) -> TaskRecord:
-    return TaskRecord.model_validate_json(head.state)
+def task_records(evidence: Evidence) -> dict[str, TaskRecord]:
+    """Return the stored record of each task by its id."""
+    return {
+        TaskKey.from_ref(ref).task_id: TaskRecord.model_validate_json(head.state)
+        for ref, head in evidence.heads.items()
+        if ref.type == ORCHESTRATOR
+    }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +15,14 @@ _CHUNK_BYTES = 65_536
 class Proxy:
     """Passes the bytes of each connection on to a service; `port` is its own port on loopback."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """`host` is a name, an address, or the folder of a Unix socket of PostgreSQL."""
-        self._host, self._service_port = host, port
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """`host` is a name, an address, or the folder of a Unix socket of PostgreSQL. With `tls` the service
+        gets TLS, and the connections to the proxy have none."""
+        self._host, self._service_port, self._tls = host, port, tls
         self._connections: dict[asyncio.Task[None], Sequence[asyncio.StreamWriter]] = {}
         self.port = 0
+        self.loses_requests = False
+        """Whether all that is sent to the service is lost, until the next `cut`."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -35,10 +39,14 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def cut(self, rng: random.Random) -> int:
-        """Reset some of the connections, at least one; returns their number."""
-        connections = list(self._connections.values())
-        chosen = rng.sample(connections, rng.randint(min(1, len(connections)), len(connections)))
+    def cut(self, rng: random.Random | None = None) -> int:
+        """Reset some of the connections, at least one, all without `rng`; returns their number."""
+        connections, self.loses_requests = list(self._connections.values()), False
+        chosen = (
+            connections
+            if rng is None
+            else rng.sample(connections, rng.randint(min(1, len(connections)), len(connections)))
+        )
         for writers in chosen:
             for writer in writers:
                 writer.transport.abort()
@@ -54,11 +62,13 @@ class Proxy:
                 path = f"{self._host}/.s.PGSQL.{self._service_port}"
                 service_reader, service_writer = await asyncio.open_unix_connection(path)
             else:
-                service_reader, service_writer = await asyncio.open_connection(self._host, self._service_port)
+                service_reader, service_writer = await asyncio.open_connection(
+                    self._host, self._service_port, ssl=self._tls
+                )
             writers.append(service_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(_pass_on(reader, service_writer))
-                group.create_task(_pass_on(service_reader, writer))
+                group.create_task(_pass_on(reader, service_writer, lambda: self.loses_requests))
+                group.create_task(_pass_on(service_reader, writer, lambda: False))
         except* (OSError, asyncio.CancelledError):
             pass  # as if the service had refused, or the run is over
         finally:
@@ -67,9 +77,14 @@ class Proxy:
                 each_writer.close()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, loses: Callable[[], bool]
+) -> None:
     while data := await reader.read(_CHUNK_BYTES):
-        writer.write(data)
-        await writer.drain()
+        if not loses():
+            writer.write(data)
+            await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
+    else:  # TLS
+        writer.close()

@@ -24,6 +24,8 @@ _FORMAT = 1
 _FAST_COMMIT_SECONDS = 0.0003
 _MAX_FILES = 1000
 _MAX_LINES = 20
+_CUTS = ("connections cut", "broker cut", "acknowledgements lost")
+_SHOWN_TRAITS = ("granted QoS", "maximum QoS", "shared subscriptions")
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
 
@@ -50,6 +52,7 @@ def make_report(findings: Findings, options: TrialOptions) -> dict[str, Any]:
             "usd_off": str(_dollars_off(evidence.money)),
             "commit_seconds": findings.commit_seconds,
         },
+        **({} if findings.broker is None else {"broker": findings.broker._asdict()}),
         "complaints": list(findings.complaints),
         "not_proved": list(_not_proved(findings)),
     }
@@ -114,11 +117,15 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     faults = Counter(report["faults"])
     kills = faults["worker killed"] + faults["writer killed"]
     yield (
-        f"{_count(kills, 'kill')}, {faults['connections cut']} times connections cut, "
+        f"{_count(kills, 'kill')}, {sum(faults[name] for name in _CUTS)} times connections cut, "
         f"{_count(faults['worker frozen'], 'frozen worker')}: "
         f"{figures['tasks_accepted']:,} tasks accepted, {figures['tasks_ended_once']:,} ended once, "
         f"{figures['steps_repeated']} steps repeated, ${Decimal(figures['usd_off']):.6f} off"
     )
+    if broker := report.get("broker"):
+        seen = ", ".join(f"{name} {broker['seen'][name]}" for name in _SHOWN_TRAITS)
+        yield f"broker     {broker['address']}: {broker['messages']:,} messages acknowledged; {seen}"
+        yield from (f"broker     {note}" for note in broker["notes"])
     for complaint in report["complaints"][:_MAX_LINES]:
         yield f"broke      {complaint}"
     if (more := len(report["complaints"]) - _MAX_LINES) > 0:
@@ -167,6 +174,8 @@ def _not_proved(findings: Findings) -> Iterator[str]:
     if findings.server:
         standbys = int(findings.server["standbys"])
         yield f"failover ({_count(standbys, 'standby', 'standbys')}, none was promoted)"
+    if findings.broker is not None and not findings.broker.messages:
+        yield "the broker (it acknowledged no message)"
     if not findings.faults:
         yield "kills (the run was too short for one)"
 

@@ -131,10 +131,6 @@ class Schema:
         self._drop(self.name)
         self._connection.close()
 
-    def close(self) -> None:
-        """Close the session; the schema stays for the next run to drop."""
-        self._connection.close()
-
     @property
     def _options(self) -> str:
         return f"{self._parameters.get('options', '')} -c search_path={self.name}".strip()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import random
-import secrets
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshwright.core.errors import InvalidInput, StoreFailed
-from meshwright.core.folders import remove_folder
+from meshwright.core.folders import locked_folder
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.parts.proving.evidence import read_evidence
@@ -26,8 +23,11 @@ from meshwright.parts.proving.processes import WorkerProcess, send
 from meshwright.parts.proving.proxy import Proxy
 from meshwright.parts.proving.records import Records
 from meshwright.parts.proving.worker import COST_USD, Job
+from meshwright.parts.proving.workload import make_plan
 
 if TYPE_CHECKING:
+    from meshwright.core.settings import Settings
+    from meshwright.parts.proving.broker import BrokerReport, TrialBroker
     from meshwright.parts.proving.schema import Schema
 
 WORKER = ("-m", "meshwright.parts.proving.worker")
@@ -39,6 +39,8 @@ _PATIENCE_SECONDS = 120.0
 _LOOKS = 30
 """Looks of the oracle at a mesh that comes to rest: complaints of the last one count."""
 _REST_SECONDS = 2.0
+_LOST_MESSAGES, _LOST_SECONDS = 5, 5.0
+"""Messages whose acknowledgements are lost before their connection is cut, and for how long at most."""
 _FROZEN_SECONDS = (0.5, 13.0)  # around the lease of 10 s
 _MAX_BACKLOG = 64
 _MAX_STARTS = 5
@@ -87,9 +89,13 @@ class Findings(NamedTuple):
     """The version and settings of the database."""
     commit_seconds: float | None
     """The median time of a small commit; None on SQLite."""
+    broker: BrokerReport | None = None
+    """The findings about the broker of the run; None without one."""
 
 
-def schedule_faults(options: TrialOptions, *, is_shared: bool) -> list[ScheduledFault]:
+def schedule_faults(
+    options: TrialOptions, *, is_shared: bool, has_broker: bool = False
+) -> list[ScheduledFault]:
     """Spread the faults over the time of a run."""
     rng = random.Random(f"faults {options.seed}")
     kills = ["worker killed", "worker killed", "writer killed"]
@@ -97,6 +103,8 @@ def schedule_faults(options: TrialOptions, *, is_shared: bool) -> list[Scheduled
     kinds += ["worker frozen"] * -(-options.kills // 20)
     if is_shared:
         kinds += ["connections cut"] * -(-options.kills // 4)
+    if has_broker:
+        kinds += ["broker cut", "acknowledgements lost"] * max(1, options.kills // 4)
     rng.shuffle(kinds)
     share = options.minutes * 60 / max(1, len(kinds))
     return [ScheduledFault((number + 0.8 * rng.random()) * share, kind) for number, kind in enumerate(kinds)]
@@ -107,6 +115,7 @@ async def run_trial(
     folder: Path,
     *,
     database: str | None,
+    broker: tuple[Settings, str] | None = None,
     beside: bool = False,
     report: Callable[[str], None],
     program: Sequence[str] = WORKER,
@@ -116,8 +125,9 @@ async def run_trial(
     """Run tasks on a store of the run's own, and judge them.
 
     The run has its files in a folder below `folder`, on PostgreSQL its tables in a schema of its own; both
-    are removed at its end, with those that killed runs left. `report` gets lines of progress. Raises
-    MeshError where nothing can be proved.
+    are removed at its end, with those that killed runs left. `broker` has the settings with the user and
+    files of a broker, and its address: half of the tasks go by it, below a prefix of the run's own. `report`
+    gets lines of progress. Raises MeshError where nothing can be proved.
     """
     if database is None and options.workers > 1:
         raise InvalidInput(
@@ -126,26 +136,30 @@ async def run_trial(
             field="workers",
         )
     async with AsyncExitStack() as stack:
-        own_folder = stack.enter_context(_own_folder(folder, report))
-        if database is None:
-            trial = StoreTrial(options, own_folder, "", None, None, report, program, patience_seconds)
-        else:
+        try:
+            own_folder, killed = stack.enter_context(locked_folder(folder, _MARK))
+        except OSError as error:
+            problem = f"The folder {folder} cannot be written: {error.strerror or error}"
+            raise StoreFailed(problem, remedy="Name another: --data DIR") from error
+        for left in killed:
+            report(f"removed {left}, which a killed run left")
+        trial = StoreTrial(options, own_folder, report, program, patience_seconds)
+        if broker is not None:
+            from meshwright.parts.proving.broker import TrialBroker
+
+            plan = make_plan(options.tasks, random.Random(options.seed))
+            run_id, *dead = (path.name.removeprefix(_MARK) for path in (own_folder, *killed))
+            own_broker = TrialBroker(*broker, run_id, plan)
+            opened = own_broker.opened(dead, beside=beside, report=report)
+            trial.broker = await stack.enter_async_context(opened)
+        if database is not None:
             from meshwright.parts.proving.schema import open_schema
 
             schema = stack.enter_context(open_schema(database))
             for name in schema.create(beside=beside):
                 report(f"dropped the schema {name}, which a killed run left")
-            proxy = await stack.enter_async_context(Proxy(schema.host, schema.port))
-            trial = StoreTrial(
-                options,
-                own_folder,
-                schema.address(proxy.port),
-                schema,
-                proxy,
-                report,
-                program,
-                patience_seconds,
-            )
+            trial.schema = schema
+            trial.proxy = await stack.enter_async_context(Proxy(schema.host, schema.port))
         stack.callback(trial.kill)
         return await trial.run(looks)
 
@@ -157,19 +171,21 @@ class StoreTrial:
         self,
         options: TrialOptions,
         folder: Path,
-        address: str,
-        schema: Schema | None,
-        proxy: Proxy | None,
         report: Callable[[str], None],
         program: Sequence[str],
         patience_seconds: float,
     ) -> None:
-        self._options, self._folder, self._address = options, folder, address
-        self._schema, self._proxy, self._report = schema, proxy, report
-        self._patience_seconds = patience_seconds
+        self._options, self._folder, self._report = options, folder, report
+        self._program, self._patience_seconds = program, patience_seconds
+        self.schema: Schema | None = None
+        """The schema of the run; None on SQLite."""
+        self.proxy: Proxy | None = None
+        """The proxy before the database."""
+        self.broker: TrialBroker | None = None
+        """The broker that half of the tasks go by."""
         self._records = Records(folder)
         self._rng = random.Random(f"targets {options.seed}")
-        self._workers = [self._worker(index, program) for index in range(options.workers)]
+        self._workers: list[WorkerProcess] = []
         self._counts = Counter[str]()
         self._complaints: list[str] = []
         self._kinds: Mapping[str, Callable[[], Awaitable[None]]] = {
@@ -177,12 +193,15 @@ class StoreTrial:
             "writer killed": self._kill_writer,
             "worker frozen": self._freeze_worker,
             "connections cut": self._cut_connections,
+            "broker cut": self._cut_broker,
+            "acknowledgements lost": self._lose_acknowledgements,
         }
 
     async def run(self, looks: int) -> Findings:
         """Run the tasks with all faults, and judge them."""
-        server = self._schema.versions() if self._schema else {}
-        commit_seconds = self._schema.commit_seconds() if self._schema else None
+        server = self.schema.versions() if self.schema else {}
+        commit_seconds = self.schema.commit_seconds() if self.schema else None
+        self._workers += [self._worker(index) for index in range(self._options.workers)]
         for worker in self._workers:
             worker.launch()
             if not await worker.ready():
@@ -190,30 +209,36 @@ class StoreTrial:
                     f"A worker does not start on the store: {worker.failure}",
                     remedy="Correct what it names, and run mesh prove again",
                 )
-        pacing = asyncio.create_task(self._pace())
-        try:
+        async with AsyncExitStack() as stack:
+            if self.broker is not None:
+                await stack.enter_async_context(self.broker.client.publishing())
+            pacing = asyncio.create_task(self._pace())
+            stack.callback(pacing.cancel)
             await self._strike()
             await pacing
-        finally:
-            pacing.cancel()
-        await self._await_outcomes()
-        evidence, broken = await self._judge(looks)
+            await self._await_outcomes()
+            evidence, broken = await self._judge(looks)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
-        return Findings(evidence, [*self._complaints, *broken], self._counts, server, commit_seconds)
+        broker = None if self.broker is None else self.broker.report
+        broken = [*self._complaints, *broken]
+        return Findings(evidence, broken, self._counts, server, commit_seconds, broker)
 
     def kill(self) -> None:
         """Kill all workers."""
         for worker in self._workers:
             worker.kill()
 
-    def _worker(self, index: int, program: Sequence[str]) -> WorkerProcess:
-        data = self._folder / ("data" if self._schema is None else f"worker-{index}")
+    def _worker(self, index: int) -> WorkerProcess:
+        data = self._folder / ("data" if self.schema is None else f"worker-{index}")
         data.mkdir(mode=0o700)
-        options = self._options
+        options, broker = self._options, self.broker
+        address = self.schema.address(self.proxy.port) if self.schema and self.proxy else ""
         job = Job(
-            str(self._folder), str(data), self._address, options.seed, options.tasks, index, options.workers
+            *(str(self._folder), str(data), address, options.seed, options.tasks, index, options.workers),
+            has_broker=broker is not None,
+            mqtt={} if broker is None or index else broker.worker_table(),  # one edge: it has one client id
         )
-        return WorkerProcess(program, data, job.encode())
+        return WorkerProcess(self._program, data, job.encode())
 
     # The time of a run
 
@@ -222,22 +247,38 @@ class StoreTrial:
         clock, options = asyncio.get_running_loop().time, self._options
         begun = shown = clock()
         while (elapsed := clock() - begun) < options.minutes * 60:
-            ended = self._records.outcomes.count()
-            allowed = min(options.tasks, int(options.rate * elapsed) + 1, ended + _MAX_BACKLOG)
-            self._records.allow(max(allowed, self._records.allowed()))
+            self._allow(int(options.rate * elapsed) + 1)
             if clock() - shown > _PROGRESS_SECONDS:
                 shown = clock()
                 faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
-                self._report(f"{elapsed:.0f} s of {options.minutes * 60:g}: {ended:,} tasks ended; {faults}")
+                self._report(
+                    f"{elapsed:.0f} s of {options.minutes * 60:g}: {self._ended():,} tasks ended; {faults}"
+                )
             await asyncio.sleep(_LOOK_SECONDS)
-        self._records.allow(
-            max(self._records.allowed(), min(options.tasks, self._records.outcomes.count() + _MAX_BACKLOG))
-        )
+        self._allow(options.tasks)
+
+    def _allow(self, count: int) -> None:
+        """Let clients have submitted so many tasks, as far as not too many are open."""
+        room = _MAX_BACKLOG - (self._expected() - self._ended())
+        allowed = self._records.allowed()
+        self._records.allow(max(allowed, min(count, self._options.tasks, allowed + room)))
+        if self.broker is not None:
+            self.broker.client.allowed = self._records.allowed()
+
+    def _ended(self) -> int:
+        return self._records.outcomes.count() + (len(self.broker.client.outcomes) if self.broker else 0)
+
+    def _expected(self) -> int:
+        """The tasks that are to end."""
+        allowed = self._records.allowed()
+        return allowed if self.broker is None else allowed // 2 + self.broker.expected()
 
     async def _strike(self) -> None:
         clock = asyncio.get_running_loop().time
         begun = clock()
-        for fault in schedule_faults(self._options, is_shared=self._schema is not None):
+        for fault in schedule_faults(
+            self._options, is_shared=self.schema is not None, has_broker=self.broker is not None
+        ):
             while clock() - begun < fault.at:
                 await self._restart_ended()
                 await asyncio.sleep(_LOOK_SECONDS)
@@ -248,11 +289,12 @@ class StoreTrial:
         """Wait for the tasks that were allowed, as long as outcomes come."""
         clock = asyncio.get_running_loop().time
         seen, seen_at = -1, clock()
-        while (ended := self._records.outcomes.count()) < self._records.allowed():
+        while (ended := self._ended()) < self._expected():
             if ended > seen:
                 seen, seen_at = ended, clock()
             if clock() - seen_at > self._patience_seconds:
-                missing = self._records.allowed() - self._records.accepted.count()
+                own = self._records.allowed() // (2 if self.broker else 1)
+                missing = own - self._records.accepted.count()
                 if missing > 0:
                     self._complaints.append(f"{missing} tasks were submitted and never accepted")
                 return
@@ -270,13 +312,11 @@ class StoreTrial:
         await self._restart(worker)
 
     async def _kill_writer(self) -> None:
-        worker = self._any_worker()
-        writers = worker.pids[1:]
+        writers = self._any_worker().pids[1:]
         for pid in writers:
             send(pid, signal.SIGKILL)
         if not writers:  # it has just started, or the system does not say
-            worker.kill()
-            await self._restart(worker)
+            await self._kill_worker()
 
     async def _freeze_worker(self) -> None:
         pids = self._any_worker().pids[:1]
@@ -289,8 +329,24 @@ class StoreTrial:
                 send(pid, signal.SIGCONT)
 
     async def _cut_connections(self) -> None:
-        assert self._proxy is not None
-        self._proxy.cut(self._rng)
+        assert self.proxy is not None
+        self.proxy.cut(self._rng)
+
+    async def _cut_broker(self) -> None:
+        assert self.broker is not None
+        self.broker.proxy.cut()
+
+    async def _lose_acknowledgements(self) -> None:
+        """Let the mesh accept messages without the broker's knowledge: it delivers them again."""
+        assert self.broker is not None
+        client, proxy = self.broker.client, self.broker.proxy
+        proxy.loses_requests, goal = True, client.acknowledged + _LOST_MESSAGES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOST_SECONDS):
+                while client.acknowledged < goal:  # noqa: ASYNC110 of a broker
+                    await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_LOOK_SECONDS)
+        proxy.cut()
 
     async def _restart(self, worker: WorkerProcess) -> None:
         failure = ""
@@ -318,68 +374,27 @@ class StoreTrial:
         """Ask the oracle until it has no complaint: a mesh takes a while to rest."""
         while True:
             looks -= 1
-            if self._schema is None:  # one process at a time may have the file
+            if self.schema is None:  # one process at a time may have the file
                 await self._workers[0].stop()
             evidence = await self._read_evidence()
-            broken = complaints(evidence)
+            broken = complaints(evidence) + (self.broker.judge(evidence) if self.broker else [])
             if not broken or looks <= 0:
                 return evidence, broken
-            if self._schema is None:
+            if self.schema is None:
                 await self._restart(self._workers[0])
             await asyncio.sleep(_REST_SECONDS)
 
     async def _read_evidence(self) -> Evidence:
         """Read the store. A cut connection may end the runs of each worker."""
         kills = self._counts.total() * self._options.workers
-        return await read_evidence(self._database(), self._records, kills=kills, cost_usd=COST_USD)
+        evidence = await read_evidence(self._database(), self._records, kills=kills, cost_usd=COST_USD)
+        outcomes = {} if self.broker is None else self.broker.client.outcomes
+        accepted, reported = [*evidence.accepted, *outcomes], [*evidence.reported, *outcomes.items()]
+        return replace(evidence, accepted=accepted, reported=reported)
 
     def _database(self) -> Database:
-        if self._schema is None:
+        if self.schema is None:
             return SqliteDatabase(self._folder / "data")
         from meshwright.engine.sql.postgres import PostgresDatabase
 
-        return PostgresDatabase(self._schema.address(), self._folder)  # this thread has the proxy to serve
-
-
-@contextmanager
-def _own_folder(parent: Path, report: Callable[[str], None]) -> Iterator[Path]:
-    """A folder below `parent`, locked while this process lives. Those that killed runs left are removed."""
-    above = next(path for path in parent.parents if path.exists())
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f"{_MARK}*"):
-            with ExitStack() as stack:
-                if _try_lock(left, stack):
-                    remove_folder(left)
-                    report(f"removed {left}, which a killed run left")
-        run_id = secrets.token_hex(4)
-        draft = parent / f"new-{run_id}"  # nobody removes it before it is locked
-        draft.mkdir(mode=0o700, parents=True)
-    except OSError as error:
-        raise StoreFailed(
-            f"The folder {parent} cannot be written: {error.strerror or error}",
-            remedy="Name another: --data DIR",
-        ) from error
-    with ExitStack() as stack:
-        _try_lock(draft, stack)
-        folder = draft.rename(parent / f"{_MARK}{run_id}")
-        try:
-            yield folder
-        finally:
-            remove_folder(folder)
-            with suppress(OSError):  # another run has its folder there
-                for path in (parent, *parent.parents):
-                    if path == above:
-                        break
-                    path.rmdir()
-
-
-def _try_lock(folder: Path, stack: ExitStack) -> bool:
-    """Lock a folder for as long as this process lives; False if another process has it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        return PostgresDatabase(self.schema.address(), self._folder)  # this thread has the proxy to serve

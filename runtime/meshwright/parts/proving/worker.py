@@ -14,7 +14,8 @@ import random
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.sql.writer import ApartDatabase
 from meshwright.parts.proving.client import PatientTasks, Person, PlanClient
 from meshwright.parts.proving.records import Records
-from meshwright.parts.proving.workload import CountingModel, make_agents, make_plan
+from meshwright.parts.proving.workload import CountingModel, is_published, make_agents, make_plan
 
 _MAX_MODEL_SECONDS = 0.1
 COST_USD = Decimal("0.001")
@@ -59,6 +60,10 @@ class Job:
     """The place of the worker among all."""
     workers: int
     """The number of workers: each submits its share of the plan."""
+    has_broker: bool = False
+    """Whether the process that started it publishes some of the plan to a broker."""
+    mqtt: Mapping[str, Any] = field(default_factory=dict)
+    """The table [mqtt] of the worker; empty for one without the edge."""
 
     def encode(self) -> str:
         """Return the job as JSON."""
@@ -74,7 +79,9 @@ def build_worker(job: Job) -> Mesh:
     """Build the mesh of a worker."""
     records = Records(Path(job.folder))
     return build_mesh(
-        Settings.model_validate({"data_dir": job.data, "database": job.database or None, **_SETTINGS}),
+        Settings.model_validate(
+            {"data_dir": job.data, "database": job.database or None, "mqtt": job.mqtt, **_SETTINGS}
+        ),
         project=Path(job.folder),
         agents=make_agents(records),
         model=CountingModel(records, max_seconds=_MAX_MODEL_SECONDS, cost_usd=COST_USD),
@@ -98,8 +105,9 @@ async def work(job: Job) -> None:
 
 
 async def _be_client(mesh: Mesh, job: Job) -> None:
-    plan = make_plan(job.tasks, random.Random(job.seed))[job.index :: job.workers]
-    await PlanClient(PatientTasks(mesh), plan, Records(Path(job.folder)), is_paced=True).run()
+    plan = make_plan(job.tasks, random.Random(job.seed))
+    own = [item for item in plan if not (job.has_broker and is_published(item))][job.index :: job.workers]
+    await PlanClient(PatientTasks(mesh), own, Records(Path(job.folder)), is_paced=True).run()
 
 
 async def _be_person(mesh: Mesh) -> None:

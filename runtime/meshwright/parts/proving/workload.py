@@ -23,7 +23,8 @@ from meshwright.core.messages import TaskRequest
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.parts.proving.records import Records
 
-AGENTS = 4
+AGENT_IDS = ("clerk", "manager", "finder", "rester")
+AGENTS = len(AGENT_IDS)
 MAX_CONCURRENCY = 8
 _TOOLS = {"find": "look_up", "charge": "charge", "ask": "delegate"}
 _SHAPES = {"plain": "clerk", "find": "finder", "charge": "finder", "ask": "manager", "rest": "rester"}
@@ -82,6 +83,11 @@ def _make_item(number: int, rng: random.Random) -> PlannedTask:
     shape = rng.choice(list(_SHAPES))
     thread_id = f"thread-{rng.randrange(_THREADS)}" if rng.random() < 0.33 else None
     return PlannedTask(f"{shape} {number}", _SHAPES[shape], thread_id)
+
+
+def is_published(item: PlannedTask) -> bool:
+    """Whether a task of a run with a broker is published to it; workers submit the others."""
+    return item.number % 2 == 0
 
 
 class Clerk(Agent):
