@@ -13,12 +13,17 @@ from typing import cast
 import psycopg
 import pytest
 
-from meshwright.core.errors import StoreFailed
+from meshwright import Agent, Capability, Run
+from meshwright.core.errors import StoreFailed, StoreUnavailable
+from meshwright.core.messages import TaskRequest
 from meshwright.engine.sql import postgres
 from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.parts.stack.machine import Ports
 from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
 from tests.support.services import unavailable
+from tests.support.settings import Settings
 
 POOLER = """
 [databases]
@@ -192,6 +197,45 @@ async def test_a_session_does_not_depend_on_the_settings_of_its_role(
     finally:
         postgres.query(f"DROP OWNED BY {role} CASCADE")
         postgres.query(f"DROP ROLE {role}")
+
+
+class Echo(Agent):
+    """Answers at once."""
+
+    agent_id = "echo"
+    capabilities = (Capability("echoes"),)
+
+    async def run(self, run: Run) -> str:
+        return run.task.text
+
+
+async def test_another_search_path_of_the_role_moves_no_mesh_unnoticed(
+    own_postgres: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for schema in ("one", "two"):
+        own_postgres.query(f"CREATE SCHEMA {schema}")
+    own_postgres.query(f"ALTER ROLE {USER} SET search_path = one")
+    url = own_postgres.url().partition("?")[0]
+    settings = Settings(data_dir=tmp_path, database=Address(url))
+    async with build_mesh(settings, project=tmp_path, agents=[Echo]) as mesh:
+        await mesh.get(Tasks).ask("echo", "first")
+        own_postgres.query(f"ALTER ROLE {USER} SET search_path = two")
+        own_postgres.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'meshwright'"
+        )
+        request = TaskRequest(task_id="second", agent_id="echo", payload={"text": "second"})
+        async with asyncio.timeout(60):
+            while True:  # the first calls may meet the connections that have ended
+                try:
+                    await mesh.get(Tasks).submit(request)
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
+            assert (await mesh.get(Tasks).outcome("second")).success
+    assert own_postgres.rows("SELECT 1 FROM pg_tables WHERE schemaname = 'two'") == []
+    assert "another database, or another schema" not in caplog.text
+    async with build_mesh(settings, project=tmp_path, agents=[Echo]):
+        assert f"than the data folder {tmp_path} was used with before" in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])

@@ -71,11 +71,7 @@ _OWN_SETTINGS = {
     "transaction_timeout": "0",
 }
 """The settings that the mesh depends on: a role, a database or the environment may have others."""
-_SET_OWN = (
-    "SELECT set_config(own.name, own.value, false) FROM pg_settings JOIN (VALUES "  # noqa: S608 code
-    + ", ".join(f"('{name}', '{value}')" for name, value in _OWN_SETTINGS.items())
-    + ") AS own (name, value) ON own.name = pg_settings.name WHERE pg_settings.setting <> own.value"
-).encode()
+_SELECT_SEARCH_PATH = b"SELECT quote_ident(current_schema()) || ', ' || current_setting('search_path')"
 _UNSAFE = (
     "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') "
     "AND setting = 'off' ORDER BY name"
@@ -109,6 +105,17 @@ _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
 
 _Connection = psycopg.Connection[Row]
+
+
+def _set_own(search_path: str) -> bytes:
+    """The statement that sets what the mesh depends on; an empty search path leaves that of the role."""
+    own = {**_OWN_SETTINGS, "search_path": search_path.replace("'", "''")} if search_path else _OWN_SETTINGS
+    rows = ", ".join(f"('{name}', '{value}')" for name, value in own.items())
+    return (
+        f"SELECT set_config(own.name, own.value, false) FROM pg_settings JOIN (VALUES {rows}) "  # noqa: S608
+        "AS own (name, value) ON own.name = pg_settings.name WHERE pg_settings.setting <> own.value"
+    ).encode()
+
 
 _NULL = struct.pack("!i", -1)
 
@@ -310,12 +317,14 @@ class PostgresDatabase(ApartDatabase):
         super().__init__(f"PostgreSQL {name!r} on {host}", folder)
         self._durable, self._accept_loss = durable, accept_loss
         self._timelines = Timelines(folder)
+        self._search_path = ""
+        """The schemas that the first connection had: a role may get others, and the tables stay in these."""
         self.lock_class = secrets.randbits(31)
         """The class of the advisory locks that this process holds, with another object on each connection."""
 
     def connect(self) -> _Connection:
         """One more connection, in autocommit. Raises psycopg.Error, StoreFailed for an old primary."""
-        return _connect(self._settings(), self._timelines, self.location)
+        return _connect(self._settings(), self._timelines, self.location, self._search_path)
 
     async def connect_async(self, *, joins: bool = False) -> psycopg.AsyncConnection[Row]:
         """The same for the event loop. If the process `joins` the mesh there, older servers are refused."""
@@ -334,7 +343,7 @@ class PostgresDatabase(ApartDatabase):
             if refusal is None:
                 if joins and row is not None:
                     self._timelines.note(Timeline(*row))
-                await connection.execute(_SET_OWN)
+                await connection.execute(_set_own(self._search_path))
                 return connection
             await connection.close()
         assert refusal is not None
@@ -394,13 +403,18 @@ class PostgresDatabase(ApartDatabase):
                 self.location,
                 " and ".join(settings),
             )
+        if not self._search_path:
+            with self.connect() as connection:
+                [(search_path,)] = connection.execute(_SELECT_SEARCH_PATH).fetchall()
+            self._search_path = search_path or ""  # none where the role may use no schema
         return self._writer()()
 
     def _writer(self) -> Callable[[], PostgresSession]:
         settings = self._settings()
         if not self._durable:
             settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
-        return partial(_connect_writer, settings, self.lock_class, self._timelines, self.location)
+        arguments = (settings, self._timelines, self.location, self._search_path)
+        return partial(_connect_writer, self.lock_class, *arguments)
 
     def _next_jobs(self) -> Sequence[WriteJob]:
         """One job: jobs that lock in other orders would wait for each other."""
@@ -472,7 +486,7 @@ def _attempts(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from servers
 
 
-def _connect(settings: dict[str, Any], timelines: Timelines, location: str) -> _Connection:
+def _connect(settings: dict[str, Any], timelines: Timelines, location: str, search_path: str) -> _Connection:
     refusal: StoreFailed | None = None
     for attempt in _attempts(settings):
         try:
@@ -486,7 +500,7 @@ def _connect(settings: dict[str, Any], timelines: Timelines, location: str) -> _
             row = connection.execute(SELECT_TIMELINE).fetchone()
         refusal = timelines.refusal(row, connection.info, location)
         if refusal is None:
-            connection.execute(_SET_OWN)
+            connection.execute(_set_own(search_path))
             connection.adapters.register_dumper(_Array, _ArrayDumper)
             return connection
         connection.close()
@@ -495,10 +509,10 @@ def _connect(settings: dict[str, Any], timelines: Timelines, location: str) -> _
 
 
 def _connect_writer(
-    settings: dict[str, Any], lock_class: int, timelines: Timelines, location: str
+    lock_class: int, settings: dict[str, Any], timelines: Timelines, location: str, search_path: str
 ) -> PostgresSession:
     def connect() -> _Connection:
-        connection = _connect(settings, timelines, location)
+        connection = _connect(settings, timelines, location, search_path)
         connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", (lock_class,))
         return connection
 

@@ -19,7 +19,7 @@ Marks = Sequence[tuple[int, str]]
 
 
 class MarkFile:
-    """Keeps the marks of one database; those of another one are none."""
+    """Keeps the marks of one database."""
 
     def __init__(self, folder: Path) -> None:
         self.store = ""
@@ -27,12 +27,13 @@ class MarkFile:
         self._path = folder / FILE_NAME
         self._written: Marks = ()
 
-    def read(self) -> Marks:
-        """The marks of the process that had the folder before."""
+    def read(self) -> Marks | None:
+        """The marks of the process that had the folder before, None where it worked with another database."""
         with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or a crash has cut them
             fields = from_json(read_private(self._path))
-            if fields["store"] == self.store:
-                return [(int(seq), str(event_id)) for seq, event_id in fields["events"]]
+            if fields["store"] != self.store:
+                return None
+            return [(int(seq), str(event_id)) for seq, event_id in fields["events"]]
         return ()
 
     def write(self, marks: Marks) -> None:

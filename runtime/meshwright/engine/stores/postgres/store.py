@@ -54,6 +54,10 @@ _OLDER = (
     "after a failover to a standby that was behind, or a restore. "
     "Restore a newer state, or submit these tasks again: they are unknown now, and what they did stays done"
 )
+_ANOTHER = (
+    "%s is another database, or another schema of one, than the data folder %s was used with before: its "
+    "tasks are not here. If that is not meant, check the address, and the search_path of the role"
+)
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 _MARK_SECONDS = 1.0  # between the marks of the events that were seen
@@ -163,7 +167,10 @@ class PostgresStore(SharedStore):
             await self._connect_reader()
             self._news.begin(receiver, await self._log.last_seq())
             self._marks.store = await self._database.write(own_store_id)
-            self._news.recall(self._marks.read())
+            marks = self._marks.read()
+            if marks is None:
+                _logger.warning(_ANOTHER, self._database.location, self._database.folder)
+            self._news.recall(marks or ())
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
