@@ -160,6 +160,17 @@ async def test_it_is_no_proxy_and_names_who_was_wanted(doors: Doors) -> None:
         doors.may_end.set()
 
 
+async def test_a_program_of_gemini_is_told_that_its_api_is_not_there(doors: Doors) -> None:
+    async with mesh_for(opener(doors)) as mesh:
+        _, gateway = await begun(mesh, doors)
+        for key, status, words in ((gateway.token, 404, "has no API of Gemini"), ("guess", 401, "This key")):
+            async with aiohttp.ClientSession(headers={"x-goog-api-key": key}) as session:
+                path = f"{gateway.address}/v1beta/models/gemini-3:generateContent"
+                async with session.post(path, json={"contents": []}) as response:
+                    assert (response.status, words in await response.text()) == (status, True)
+        doors.may_end.set()
+
+
 CHOICES = {
     **{"tags": ["expensive"], "metadata": {"tags": ["expensive"]}, "service_tier": "priority"},
     **{"web_search_options": {}, "models": ["big"], "provider": {"order": ["big"]}, "route": "fallback"},

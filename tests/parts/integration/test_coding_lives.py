@@ -69,6 +69,8 @@ async def test_a_program_that_begins_anew_while_the_mesh_lives_buys_nothing_twic
     async with mesh_for(agent, **settings(tmp_path, args=["no-load"])) as mesh:
         outcome = await delegated(mesh, "Have add() add. [buys anew]")
         assert outcome.result["changed"] == ["M calc.py"]
+        titles = {event["title"] for event in mesh.events("coding.call").payloads}
+        assert titles == {"Saw 0 teas", "Saw 2 teas", "Edit calc.py"}  # reads are never those of another life
         assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "restarted"]
     assert (len(agent.bank), len(set(agent.bank))) == (3, 3)
 
