@@ -95,6 +95,7 @@ async def test_the_question_has_what_the_check_says(tmp_path: Path, by_step: boo
     shop = Shop(lambda: CheckResult.happened("ordered", "order 7 is listed"))
     waiting = await asked(tmp_path, shop, by_step=by_step)
     text = waiting.payload["asked"]
+    assert "takes other steps than before, though its file is the same" in text  # both codes are in this one
     assert "May it start over and repeat these steps: order?" in text
     assert "that of order says that it happened: order 7 is listed." in text
     assert "order 7 is listed" in waiting.payload["subject"]["check"]

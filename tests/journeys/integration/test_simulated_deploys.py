@@ -141,6 +141,7 @@ async def test_a_no_to_a_restart_ends_the_task_and_repeats_nothing(tmp_path: Pat
         checked = await shop.run("agents", "check")
         assert (checked.status, checked.out.strip()) == (1, warned), checked.err
         question = await question_of(running, "restart")
+        assert "The agent's code has changed since this task started" in question.question
         assert question.subject["steps"] == ["tool charge"]
         with pytest.raises(InvalidInput, match=r"approve") as refused:
             await running.client.answer(question, "no, do not repeat it")
