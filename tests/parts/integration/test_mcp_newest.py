@@ -29,7 +29,7 @@ class Caller(Agent):
 TOKEN = "the-admin-token-of-this-test-is-long"
 SERVER = '''
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from mcp.types import CallToolResult, SamplingMessage, TextContent, ToolAnnotations
 
 app = MCPServer("shop")
 READS = ToolAnnotations(read_only_hint=True)
@@ -40,6 +40,19 @@ def rows() -> CallToolResult:
     """Find rows."""
     text = TextContent(type="text", text="Found 2 rows.")
     return CallToolResult(content=[text], structured_content={"rows": ["lamp", "rug"]})
+
+
+@app.tool(annotations=READS)
+async def colour(context: Context) -> str:
+    """Ask for a model."""
+    question = SamplingMessage(role="user", content=TextContent(type="text", text="Name a colour."))
+    return str(await context.session.create_message(messages=[question], max_tokens=50))
+
+
+@app.tool(annotations=READS)
+async def folders(context: Context) -> str:
+    """Ask for folders."""
+    return str(await context.session.list_roots())
 
 
 def later() -> str:
@@ -144,6 +157,18 @@ async def test_one_odd_schema_leaves_out_one_tool(tmp_path: Path, odd: Any) -> N
     for name in ("own_fixable", "own_word"):
         assert offered[name]["required"] == ["a"]
         assert offered[name]["properties"]["a"]["items"] == {}
+
+
+async def test_a_server_that_wants_a_model_or_folders_gets_a_remedy_instead(tmp_path: Path) -> None:
+    script = tmp_path / "shop.py"
+    script.write_text(SERVER.replace("{REFUSAL}", ""))
+    model = ScriptedModel([tool_call("own_colour"), tool_call("own_folders")], "Done.")
+    table = {"command": sys.executable, "args": [str(script)], "tools": ["*"], "agents": ["caller"]}
+    async with http_mesh(tmp_path, Caller, script=model, mcp={"own": table}) as api:
+        await api.client.ask("caller", "Look.")
+    results = [message.text for message in model.requests[-1].messages if message.role == "tool"]
+    assert len(results) == 2
+    assert all("Servers get neither a model" in result for result in results), results
 
 
 async def test_progress_of_a_call_is_shown_in_the_events_of_its_task(tmp_path: Path) -> None:

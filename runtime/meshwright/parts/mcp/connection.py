@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections import deque
@@ -48,6 +49,11 @@ _MAX_ERROR_LINES, _MAX_ERROR_CHARS = 10, 500  # of what a server that ended has 
 _ANSWER_SECONDS = 30.0  # of a handshake or a list; calls have the time of their tool
 _HTTP_SECONDS, _HTTP_READ_SECONDS = 30.0, 300.0  # a stream may be silent for a while
 _CLOSE_SECONDS = 8.0  # the library ends a program within six
+_WANTS_OURS = re.compile(r"back-channel|\bsampling\b|\bcreate_?message\b|\blist_?roots\b", re.IGNORECASE)
+NOTHING_OF_OURS = (
+    "Servers get neither a model (sampling) nor folders (roots) here, however often you call: use another "
+    "tool, or do that part yourself"
+)
 
 
 class TaskRefused(Exception):
@@ -395,7 +401,12 @@ class _Failures:
         if is_closed or isinstance(error, (OSError, ClosedResourceError, BrokenResourceError)):
             text = self._connection.ended_by or text
             self._connection.end(text)
-        raise ToolFailed(text) from error
+        raise ToolFailed(text, remedy=call_remedy(text)) from error
+
+
+def call_remedy(problem: str) -> str:
+    """The remedy for a call that failed, as far as its words tell."""
+    return NOTHING_OF_OURS if _WANTS_OURS.search(problem) else ""
 
 
 def _require_library() -> None:

@@ -35,7 +35,7 @@ from meshwright.core.part import Caution
 from meshwright.core.redaction import foreign_words
 from meshwright.core.schema import target
 from meshwright.kit import InvalidInput, short
-from meshwright.parts.mcp.connection import ServerConnection
+from meshwright.parts.mcp.connection import NOTHING_OF_OURS, ServerConnection, call_remedy
 from meshwright.parts.mcp.consent import Consents, ToolDocument
 from meshwright.parts.mcp.remote_tasks import follow
 from meshwright.parts.mcp.schemas import repaired_schema
@@ -55,11 +55,6 @@ _MAX_SCHEMA_PARTS = 10_000  # that a check of arguments may visit, references fo
 _MAX_SCHEMA_DEPTH = 64
 _MAX_TEXT_CHARS = 400_000
 _MAX_FILE_BYTES = 2_000_000  # of all files of a result
-_WANTS_OURS = re.compile(r"back-channel|\bsampling\b|\bcreate_?message\b|\blist_?roots\b", re.IGNORECASE)
-_NOTHING_OF_OURS = (
-    "Servers get neither a model (sampling) nor folders (roots) here, however often you call: use another "
-    "tool, or do that part yourself"
-)
 _logger = logging.getLogger("meshwright.mcp")
 
 
@@ -227,7 +222,7 @@ def read_contents(tool: str, result: types.CallToolResult, masked: Callable[[str
     texts = [head_and_tail(masked(str(part)), _MAX_TEXT_CHARS) for part in parts]
     if result.is_error:
         problem = "\n".join(texts).strip() or f"{tool} failed, and its server does not say why"
-        raise ToolFailed(problem, remedy=_NOTHING_OF_OURS if _WANTS_OURS.search(problem) else "")
+        raise ToolFailed(problem, remedy=call_remedy(problem))
     if not parts:
         return json.loads(masked(json.dumps(result.structured_content)))
     if any(isinstance(part, File) for part in parts):
@@ -457,7 +452,7 @@ async def _answer(tool: _ServerTool, request: Mapping[str, Any], context: ToolCo
     if request.get("method") != "elicitation/create":
         subject = "a model" if request.get("method") == "sampling/createMessage" else "your folders"
         problem = f"{tool.name} was not run: its server asks for {subject}, which it does not get"
-        raise ToolFailed(problem, remedy=_NOTHING_OF_OURS)
+        raise ToolFailed(problem, remedy=NOTHING_OF_OURS)
     params = request["params"]
     question = f"The MCP server {tool.server} asks, for a call of {tool.name}: {short(params['message'])}"
     about = {"server": tool.server, "tool": tool.name}
