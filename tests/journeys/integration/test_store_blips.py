@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -241,7 +242,8 @@ async def test_a_yes_waits_for_a_call_that_a_frozen_worker_still_runs(
         frozen = workers.freeze_one()
         try:
             question = await asked(workers.of_two)
-            assert "may still run" in question.question
+            place = f"{socket.gethostname()}:{workers.one.pid}"
+            assert f" in {place}, may still run" in question.question
             await workers.of_two.answer(question, {"approve": True})
             await workers.is_resumed(task_id, 2)
         finally:

@@ -159,11 +159,12 @@ class Doubts:
         process = self._process_id(opened)
         if not process or await self._runtime.has_ended(process):
             return f"The mesh stopped while {name} was running."
-        started_at = self._earlier.intents[opened.key.path].get("started_at", "")
+        intent = self._earlier.intents[opened.key.path]
+        place = f" in {intent['place']}" if "place" in intent else ""  # of an older version
         return (
-            f"{name}, which began at {started_at}, may still run: its worker lost its lease, and has not "
-            "ended. If it ends with a result, the task goes on with that; a yes waits for its end, or for "
-            "that of its worker."
+            f"{name}, which began at {intent.get('started_at', '')}{place}, may still run: its worker lost "
+            "its lease, and has not ended. If it ends with a result, the task goes on with that; a yes waits "
+            "for its end, or for that of its worker."
         )
 
 

@@ -15,6 +15,8 @@ the next one gets the answers of this one. A person decides before a step is rep
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -365,7 +367,8 @@ class Journal:
         by_check = {} if opened.check is None else self._note_check(opened)
         order = self._order_fields(scope)  # else the intent has a branch that nobody asked for
         process = self._runtime.process
-        by_process = {"process": process} if process else {}
+        place = f"{socket.gethostname()}:{os.getpid()}"
+        by_process = {"process": process, "place": place} if process else {}
         intent = {"intent": True, "started_at": opened.started_at, **by_check, **by_process, **order}
         self._records.write(key, intent)
         self._once.add(opened)
