@@ -11,7 +11,8 @@ import pytest
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
-from meshwright.edges.mqtt import connection, dialer, edge
+from meshwright.edges.broker import connection, dialer
+from meshwright.edges.mqtt import edge
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
