@@ -168,6 +168,7 @@ async def test_the_mesh_hears_nothing_that_it_says_itself(broker: ScriptedBroker
         (Habits(maximum_qos=0), "It takes messages at QoS 0 only"),
         (Habits(retains=False), "It keeps no retained messages"),
         (Habits(session_seconds=60), "It keeps the mesh's session for 60 s, not 86,400"),
+        (HABITS["rabbitmq-4.3.6"], NOT_TOLD),
     ],
 )
 async def test_what_a_broker_lacks_is_in_log_event_status_and_doctor(
@@ -242,7 +243,7 @@ async def test_a_session_that_a_broker_has_lost_is_reported(tmp_path: Path) -> N
         await payloads_of(api.mesh, "task.accepted", 2)
 
 
-async def test_doctor_says_that_the_running_mesh_is_cut_off(tmp_path: Path) -> None:
+async def test_doctor_says_that_the_running_mesh_is_cut_off_and_has_lost_messages(tmp_path: Path) -> None:
     async with scripted_broker(Habits()) as broker, mesh_up(tmp_path, "--mqtt", broker.url) as running:
         broker.kill()
         await running.until(lambda event: event["event_type"] == "edge.disconnected")
@@ -251,6 +252,12 @@ async def test_doctor_says_that_the_running_mesh_is_cut_off(tmp_path: Path) -> N
         assert f"The running mesh is cut off from {broker.url}" in line
         status = await asyncio.to_thread(run, "status", "--data", str(tmp_path))
         assert f"{broker.url}: cut off for" in status.stdout
+        broker.forget()
+        await broker.start()
+        await running.until(lambda event: event["event_type"] == "edge.session_lost")
+        done = await asyncio.to_thread(run, "doctor", "--data", str(tmp_path))
+        [line] = [line for line in done.stdout.splitlines() if line.startswith("warn  broker")]
+        assert "The broker lost messages" in line
 
 
 async def test_the_will_has_a_delay_without_which_some_brokers_keep_it_for_a_day(tmp_path: Path) -> None:
