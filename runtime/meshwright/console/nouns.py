@@ -245,4 +245,5 @@ def completion(shell: str) -> None:
     shell_class = get_completion_class(shell)
     root = click.get_current_context().find_root()
     assert shell_class is not None
-    click.echo(shell_class(root.command, {}, "mesh", "_MESH_COMPLETE").source())
+    script = shell_class(root.command, {}, "mesh", "_MESH_COMPLETE").source()
+    click.echo(script.replace('(string split ","', '(string split --max 1 ","'))  # fish: help has commas too

@@ -98,6 +98,8 @@ async def test_completion_without_a_mesh_reads_the_files_of_the_project(tmp_path
 def test_other_shells_have_a_script_too(shell: str) -> None:
     done = run("completion", shell)
     assert done.returncode == 0 and f"_MESH_COMPLETE={shell}_complete" in done.stdout
+    if shell == "fish":
+        assert 'string split --max 1 ","' in done.stdout, "descriptions end at their first comma"
     if shutil.which(shell):
         assert subprocess.run([shell, "-n"], input=done.stdout, text=True, check=False).returncode == 0
 
