@@ -190,7 +190,7 @@ async def http_mesh(
     async with (
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,
-        aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+        aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=120)) as session,
         Client(server.url) as client,
     ):
         mesh.runtime.listen("#", lambda event: misfits.update(misfit(mesh.events, event)), sealed=True)

@@ -128,7 +128,7 @@ def _reminded(question: Document) -> str:
 
 
 def _escalated(question: Document) -> str:
-    names = ["everybody" if name == _EVERYBODY else name for name in question.get("escalated_to", ())]
+    names = ["everybody" if name == _EVERYBODY else name for name in question.get("escalated_to") or ()]
     return f", and {', '.join(names)} asked as well" if names else ""
 
 

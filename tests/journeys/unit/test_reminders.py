@@ -120,7 +120,7 @@ async def test_a_question_is_reminded_of_once_and_then_goes_to_the_next_person(m
     assert await reminded(mesh, 1) == [(1, [])]
     question = await listed(mesh)
     assert question.reminded_at == asked.since + timedelta(seconds=SOON)
-    assert (question.may_answer, question.escalated_to) == (("ada",), ())
+    assert (question.may_answer, question.escalated_to) == (("ada",), None)
     with pytest.raises(Forbidden, match="answers the tasks of others"):
         await answer(mesh, BOB)
     await mesh.advance(SOON)
@@ -229,7 +229,7 @@ async def test_a_retry_and_a_fork_ask_anew_with_reminders_of_their_own(mesh: Mes
     begin: Begin = "start"
     await Operations(mesh.mesh, person("root", Role.OPERATOR, Role.CONTENTS)).retry(task_id, begin=begin)
     question = (await mesh.questions())[0]
-    assert question.may_answer == ("ada",) and question.escalated_to == ()
+    assert question.may_answer == ("ada",) and question.escalated_to is None
     assert len(await reminded(mesh, 2)) == 2
     await mesh.advance(2 * SOON)
     assert (await reminded(mesh, 4))[2:] == [(1, []), (2, ["bob"])]

@@ -119,8 +119,9 @@ class Question(View, kw_only=True):
     """The caller or channel that showed it. None: nobody has seen it."""
     reminded_at: datetime | None = None
     """When it was last reminded of. None: not yet."""
-    escalated_to: tuple[str, ...] = ()
-    """Callers whom it was asked of as well since nobody had answered; `*`: everybody who may answer."""
+    escalated_to: tuple[str, ...] | None = None
+    """Callers whom it was asked of as well since nobody had answered; `*`: everybody who may answer. None: of
+    nobody else yet."""
     claimed_by: str | None = None
     """The caller who is looking at it: the answer of another is refused. None: nobody says so."""
     claimed_until: datetime | None = None
@@ -362,7 +363,7 @@ def _change(event: Event) -> dict[str, Any]:
     if (reached := QuestionReached.read(event)) is not None:
         return {"reached_at": event.time, "reached_by": reached.by}
     if (reminded := QuestionReminded.read(event)) is not None:
-        asked = {"may_answer": reminded.may_answer, "escalated_to": reminded.escalated_to}
+        asked = {"may_answer": reminded.may_answer, "escalated_to": reminded.escalated_to or None}
         return {"reminded_at": event.time, **asked}
     if (claimed := QuestionClaimed.read(event)) is not None:
         return {"claimed_by": claimed.by, "claimed_until": claimed.until.isoformat()}
