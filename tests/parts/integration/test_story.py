@@ -78,6 +78,9 @@ async def test_a_story_says_what_happened_and_each_line_lists_its_rows(tmp_path:
         command = split(texts["2 tasks of sour failed: ValueError"]["command"])
         rows = await mesh(*command[1:], "--json", "--url", api.url)
         assert rows.out.count('"task_id"') == 2, rows
+        command = split(texts["Model west is away"]["command"])
+        rows = await mesh(*command[1:], "--url", api.url)
+        assert "west" in rows.out, rows
         tomorrow = (datetime.fromisoformat(story["until"]) + timedelta(days=1)).isoformat()
         assert (await api.get("/story", since=tomorrow))["lines"] == []
         status, problem = await api.call("GET", "/story", params={"since": "yesterday"})

@@ -92,7 +92,8 @@ def story_text(story: Document, options: str = "") -> str:
     parts += [table(_STORY, lines)] if lines else ["nothing failed, went away or was answered"]
     cost = "of unknown cost" if story["cost_usd"] is None else f"for {dollars(story['cost_usd'])}"
     since = shlex.quote(story["since"])
-    parts += [f"{story['calls']:,} calls of models {cost}: mesh costs --since {since}{options}"]
+    calls = f"{story['calls']:,} {'call' if story['calls'] == 1 else 'calls'} of models"
+    parts += [f"{calls} {cost}: mesh costs --since {since}{options}"]
     if story["cut"]:
         parts += [f"there was more than is counted here of: {', '.join(story['cut'])}"]
     return "\n".join(parts)

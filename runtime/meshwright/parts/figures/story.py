@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from meshwright.core.events import Event
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.core.task_events import TaskWaiting, WaitEnded, WaitKind, WorkBrokeOff
@@ -99,49 +101,40 @@ def _read_failed(session: Session, tenant_id: str | None, since: float) -> tuple
 
 def _deployments(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
     """Deployments that got no calls for a while, each once: from the first time until they got some again."""
-    away: defaultdict[str, list[datetime]] = defaultdict(list)
+    away: defaultdict[str, list[Event]] = defaultdict(list)
     back: dict[str, datetime] = {}
     for event_type in _LEFT_ALONE:
         for event in events[event_type]:
             if (left_alone := DeploymentLeftAlone.read(event)) is not None and not left_alone.is_for_one_task:
-                away[left_alone.deployment].append(event.time)
+                away[left_alone.deployment].append(event)
     for event in events[_BACK]:
         if (recovered := DeploymentRecovered.read(event)) is not None:
             back[recovered.deployment] = event.time
-    for name, times in away.items():
-        end = back.get(name)
-        is_back = end is not None and end >= max(times)
-        state = "was away, and is back" if is_back else "is away"
-        yield StoryLine(
-            kind="away",
-            first=min(times),
-            last=end if end is not None and is_back else max(times),
-            count=len(times),
-            text=f"Model {name} {state}",
-            command=_command("events", min(times).timestamp(), failed_at=name),
-        )
+    for name, some in away.items():
+        yield _absence(some, back.get(name), (f"Model {name} is away", f"Model {name} was away"))
 
 
 def _brokers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
-    away: defaultdict[str, list[datetime]] = defaultdict(list)
+    away: defaultdict[str, list[Event]] = defaultdict(list)
     back: dict[str, datetime] = {}
     for event in events[_CUT_OFF]:
         if (cut_off := EdgeDisconnected.read(event)) is not None:
-            away[cut_off.broker].append(event.time)
+            away[cut_off.broker].append(event)
     for event in events[_CONNECTED]:
         if (connected := EdgeConnected.read(event)) is not None:
             back[connected.broker] = event.time
-    for name, times in away.items():
-        end = back.get(name)
-        is_back = end is not None and end >= max(times)
-        yield StoryLine(
-            kind="away",
-            first=min(times),
-            last=end if end is not None and is_back else max(times),
-            count=len(times),
-            text=f"The broker {name} {'was cut off, and is back' if is_back else 'is cut off'}",
-            command=_command("events", min(times).timestamp(), type=_CUT_OFF),
-        )
+    for name, some in away.items():
+        words = f"The broker {name} is cut off", f"The broker {name} was cut off"
+        yield _absence(some, back.get(name), words)
+
+
+def _absence(events: Sequence[Event], back: datetime | None, words: tuple[str, str]) -> StoryLine:
+    """The line of what these events say went away, in the words for still and for no longer away."""
+    first, last = min(events, key=_at), max(events, key=_at)
+    line = _line("away", [first, last], words[0], _command("events", _at(first), type=first.event_type))
+    is_back = back is not None and back >= last.time
+    changes = {"last": back, "text": f"{words[1]}, and is back"} if is_back else {}
+    return replace(line, count=len(events), **changes)
 
 
 def _losses(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
