@@ -101,6 +101,7 @@ async def _ask_running(settings: Settings) -> tuple[str, str, list[Check], bool]
     """Ask the mesh that runs on the data: a verdict and a sentence on it, checks of what it reports, and
     whether it is on Dapr."""
     from meshwright.mesh.components import Check
+    from meshwright.models.tested import describe_model
     from meshwright.parts.stack.machine import front_folder
 
     async with running_mesh(settings) as running:
@@ -120,7 +121,11 @@ async def _ask_running(settings: Settings) -> tuple[str, str, list[Check], bool]
     async def ask_models() -> str:
         if trouble := _trouble_of_models(status):
             raise trouble
-        return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
+        assert status.model is not None
+        where = f", in the mesh that runs at {running.where}"
+        if status.model.startswith("offline"):
+            return f"{status.model}{where}"
+        return describe_model(status.model, settings.data_dir, where)
 
     counted = f"{sum(status.tasks.values()):,} open tasks"
     sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from itertools import zip_longest
@@ -24,8 +23,8 @@ from meshwright.console.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered, ModelCalled
-from meshwright.engine.sql.folder import make_private, read_private, write_private
 from meshwright.models.settings import ModelsSettings
+from meshwright.models.tested import keep_results, read_results
 from meshwright.money.settings import LedgerSettings
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ _FALLBACKS = {
     "context_window_fallbacks": "if too long, to",
     "content_policy_fallbacks": "if forbidden, to",
 }
-_HEALTH_FILE = "models.json"
 _UNKNOWN = {"status": "unknown"}
 _CALLS = 1000  # the last ones, from which health is read
 _CIRCUITS = 100  # the last events of each type
@@ -63,7 +61,7 @@ def _list_models(target: Target, as_json: bool) -> None:
     """Show groups, deployments, tags and prices."""
     settings = _settings(target)
     overview = asyncio.run(_overview(target, settings))
-    states = [*_tested_health(settings).items(), *_called_health(target, settings).items()]
+    states = [*read_results(settings.data_dir).items(), *_called_health(target, settings).items()]
     health = dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
     for group in overview["groups"]:
         of_server = health.get("" if overview["file"] else group["group"])
@@ -101,24 +99,31 @@ def route(target: Target, group: str, tags: str, as_json: bool) -> None:
 @json_option
 @mesh_options
 def test(target: Target, group: str | None, as_json: bool) -> int:
-    """Call each usable deployment plainly, streamed and with a tool.
+    """Call each usable deployment as agents do: plain, streamed, with a tool and its result.
 
-    The mesh that runs on the data makes the calls; tasks that wait for a deployment
-    that answers go on. Each call is of a few tokens. Exit status 1 if one fails."""
+    Also two calls of tools at once, an answer in a JSON schema and an unknown field; says of each what it saw
+    and what to set. The mesh that runs on the data makes the calls, at most eight for each deployment, of at
+    most 900 tokens of output together; tasks that wait for a deployment that answers go on. The results are
+    kept for mesh doctor. Exit status 1 if agents cannot work with one."""
     settings = _settings(target)
 
-    async def ask() -> list[Document]:
+    async def ask() -> tuple[list[Document], str]:
         async with _running(target, settings) as client:
             if client is not None:
-                return await client.test_deployments(group)
+                answers = (await client.status()).model or ""
+                return await client.test_deployments(group), answers
         async with _deployments(settings) as here:
-            return await here.test(group)
+            return await here.test(group), here.answers
 
     with drawing() as canvas:
         canvas.doing("calling the deployments")
-        results = asyncio.run(ask())
-    _keep_health(settings, results)
-    echo_json(results) if as_json else click.echo(table(_TESTED, results))
+        results, answers = asyncio.run(ask())
+    keep_results(settings.data_dir, results, answers)
+    if as_json:
+        echo_json(results)
+    else:
+        click.echo(table(_TESTED, results))
+        _say_findings(results)
     return 0 if all(result["ok"] for result in results) else 1
 
 
@@ -273,6 +278,19 @@ def _explained(document: Document, indent: str = "") -> Iterator[str]:
         yield from _explained(fallback, f"{indent}  ")
 
 
+def _say_findings(results: list[Document]) -> None:
+    """Say what was seen, once for the deployments that are alike in it."""
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for result in results:
+        for finding in result.get("findings", ()):  # a mesh of an earlier version has none
+            names.setdefault((finding["name"], finding["seen"], finding["remedy"]), []).append(
+                result["deployment"]
+            )
+    for (name, seen, remedy), deployments in names.items():
+        of = "" if len(deployments) == len(results) else f"{', '.join(deployments)}: "
+        say(f"{name:<13}  {of}{seen}{f'. {remedy}' if remedy else ''}", indent=15)
+
+
 def _tested_cost(result: Document) -> str:
     if not result["ok"]:
         return ""
@@ -341,21 +359,3 @@ def _health_from(event: Event) -> Iterator[tuple[str, Document]]:
         yield pause.deployment, {"status": status, "at": at, "reason": pause.reason or message}
         return
     yield DeploymentRecovered.from_payload(event.payload).deployment, {"status": "ok", "at": at}
-
-
-def _tested_health(settings: Settings) -> dict[str, Document]:
-    try:
-        states = json.loads(read_private(settings.data_dir / _HEALTH_FILE))
-    except (OSError, ValueError):  # no test was made here, or the file is not ours
-        return {}
-    return states if isinstance(states, dict) else {}
-
-
-def _keep_health(settings: Settings, results: list[Document]) -> None:
-    now = datetime.now(UTC).isoformat()
-    states = {
-        result["deployment"]: {"status": "ok" if result["ok"] else result["error"]["type"], "at": now}
-        for result in results
-    }
-    path = make_private(settings.data_dir) / _HEALTH_FILE
-    write_private(path, json.dumps({**_tested_health(settings), **states}, ensure_ascii=False, indent=2))

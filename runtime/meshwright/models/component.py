@@ -65,6 +65,7 @@ from meshwright.models.select import (
 )
 from meshwright.models.server import HttpModel
 from meshwright.models.settings import ModelsSettings
+from meshwright.models.tested import describe_model
 from meshwright.money.settings import LedgerSettings
 
 _logger = logging.getLogger("meshwright.models")
@@ -207,7 +208,9 @@ class ModelsComponent(Component):
         return convention_name(model) or convention_name(request.model) or self.chosen.kind
 
     async def _check(self) -> str:
-        return f"{self.chosen.name}; mesh models test calls it"
+        if self.chosen.kind == "offline":
+            return self.chosen.name
+        return describe_model(self.chosen.name, self.mesh.settings.data_dir)
 
     async def _check_cache(self) -> str:
         url = self.config.cache_redis_url

@@ -5,7 +5,6 @@ Imported with aiohttp, at the first call.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import (
@@ -18,6 +17,8 @@ from aiohttp import (
 from aiohttp.client_proto import ResponseHandler
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -41,11 +42,16 @@ class _CountedHandler(ResponseHandler):
 
 
 class PoolConnector(TCPConnector):
-    """Opens and pools connections that count their requests."""
+    """Opens and pools connections that count their requests; `opened` is how many there were."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = partial(_CountedHandler, loop=self._loop)
+        self.opened = 0
+        self._factory = self._make_handler
+
+    def _make_handler(self, *, loop: AbstractEventLoop | None = None) -> ResponseHandler:
+        self.opened += 1
+        return _CountedHandler(loop=loop or self._loop)
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
         """Return a connection for one request."""

@@ -265,6 +265,12 @@ class ApiModel:
         self._adapt(body, response, call.request, is_last=is_last)
         return None
 
+    @property
+    def opened_connections(self) -> int:
+        """The connections that were opened for calls so far, without those of repeated requests."""
+        connector = None if self._session is None else self._session.connector
+        return getattr(connector, "opened", 0)
+
     async def close(self) -> None:
         """Close the pooled connections."""
         if self._session is not None:

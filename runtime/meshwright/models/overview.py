@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshwright.core.errors import ConfigError, MeshError
-from meshwright.core.messages import Usage
-from meshwright.core.money import ZERO, Price
+from meshwright.core.errors import ConfigError
+from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits, OpenCircuit
 from meshwright.models.config import LiteLLMConfig, read_config
-from meshwright.models.errors import Unsupported
-from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
+from meshwright.models.port import Adapter, Model, ModelRequest, PriceList
 from meshwright.models.prices import Prices, Rates, price_list
+from meshwright.models.probe import probe_model
 from meshwright.models.providers import convention_name
 from meshwright.models.routing import (
     WHEN,
@@ -30,14 +28,6 @@ from meshwright.models.routing import (
 
 _Document = dict[str, Any]
 _AT_ONCE = 4  # calls of a test
-_TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
-_PROBE = ModelRequest(
-    messages=(ChatMessage(role="user", content="Say ok"),),
-    user="mesh-models-test",
-    max_tokens=16,  # enough for a whole call of the tool: some providers refuse a call that is cut off
-    timeout_seconds=30.0,
-    cache=False,
-)
 
 
 class Deployments:
@@ -55,6 +45,11 @@ class Deployments:
     def groups(self) -> tuple[str, ...] | None:
         """The models that callers may name; None where only a server knows."""
         return None if (groups := self._model.groups()) is None else tuple(sorted(groups))
+
+    @property
+    def answers(self) -> str:
+        """The name of the model that answers, with why it was chosen."""
+        return self._model.name
 
     def known(self) -> dict[str, tuple[str, str]]:
         """The group and the model of each deployment, by its id; none where only a server knows."""
@@ -162,63 +157,9 @@ async def _probe_all(models: Mapping[str, Model], prices: PriceList) -> list[_Do
 
     async def one(group: str) -> _Document:
         async with places:
-            return await _probe(models[group], group, prices)
+            return await probe_model(models[group], group, prices)
 
     return list(await asyncio.gather(*map(one, models)))
-
-
-async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
-    """Call a group as agents do: plainly, streamed, and with a tool, for a few tokens each.
-
-    `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error has our name for
-    it, with the kind of call that met it, and not raised. `tools` says whether the model takes any.
-    """
-    plain = _PROBE.model_copy(update={"model": group})
-    started = time.perf_counter()
-    kind, took, tools = "", None, True
-    replies: list[ModelReply] = []
-    try:
-        replies.append(await model.complete(plain))
-        took = _milliseconds_since(started)
-        kind = "streamed: "
-        replies.append(await model.complete(plain, lambda text: None))
-        kind = "with a tool: "
-        try:
-            replies.append(await model.complete(plain.model_copy(update={"tools": (_TOOL,)})))
-        except Unsupported:  # agents then describe their tools as text
-            tools = False
-    except MeshError as error:
-        return {
-            "deployment": group,
-            "ok": False,
-            "latency_ms": _milliseconds_since(started) if took is None else took,
-            "error": {"type": error.code, "message": f"{kind}{error}"},
-        }
-    return {
-        "deployment": group,
-        "ok": True,
-        "model": replies[0].model,
-        "latency_ms": took,
-        "usage": sum((reply.usage for reply in replies), Usage()).model_dump(mode="json"),
-        "cost_usd": _cost(replies, plain, prices),
-        "tools": tools,
-    }
-
-
-def _milliseconds_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 1)
-
-
-def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
-    """The cost of the calls in dollars: as reported, else by our prices; None if unknown."""
-    costs = [
-        prices.reply_cost(reply, request)
-        if reply.cost_usd is None and reply.cost_source != "estimated"
-        else reply.cost_usd
-        for reply in replies
-    ]
-    known_costs = [cost for cost in costs if cost is not None]
-    return f"{sum(known_costs, ZERO):f}" if len(known_costs) == len(costs) else None
 
 
 def _price(rates: Rates | None) -> _Document | None:

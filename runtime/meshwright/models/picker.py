@@ -402,6 +402,11 @@ class _Alone:
         reply = await target.model.complete(request.model_copy(update=changes), on_delta)
         return self._priced(reply, request, target, attempts=1)
 
+    @property
+    def opened_connections(self) -> int | None:
+        """The connections that its API has opened so far; None where that is not known."""
+        return getattr(self._target.model, "opened_connections", None)
+
     async def close(self) -> None:
         """Nothing: the connections are the picker's."""
 

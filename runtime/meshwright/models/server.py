@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +153,19 @@ class HttpModel(ApiModel, Adapter):
         async with session.get(url, allow_redirects=False) as response:
             if response.status in (401, 403):
                 raise Unauthorized(f"{self.server} refused the credentials", remedy="Check LITELLM_API_KEY")
-            data = (await read_bounded(response, MAX_REPLY_BYTES))[0] if response.status == 200 else b""
-        try:
-            return [entry for entry in from_json(data)["data"] if isinstance(entry, dict)]
-        except (ValueError, KeyError, TypeError):
-            raise ModelUnavailable(
-                f"{self.server} does not list its models at {url.removeprefix(self.server)}",
-                remedy="Check that LITELLM_BASE_URL is the base URL of an OpenAI-compatible server",
-            ) from None
+            data = (await read_bounded(response, MAX_REPLY_BYTES))[0]
+            status = response.status
+        body: Any = None
+        with suppress(ValueError):
+            body = from_json(data)
+        if status == 200 and isinstance(body, dict) and isinstance(body.get("data"), list):
+            return [entry for entry in body["data"] if isinstance(entry, dict)]
+        words = f": {self._discretion.shown(body)}" if isinstance(body, dict) and status != 200 else ""
+        raise ModelUnavailable(
+            f"{self.server} does not list its models at {url.removeprefix(self.server)} "
+            f"(it answered {status}{words})",
+            remedy="Check LITELLM_API_KEY, and that LITELLM_BASE_URL is that of an OpenAI-compatible server",
+        )
 
 
 def _read_deployment(entry: dict[str, Any]) -> dict[str, Any]:

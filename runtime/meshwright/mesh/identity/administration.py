@@ -170,7 +170,7 @@ class ModelOperations(Acting):
         about="Which group to test; none: all.",
     )
     async def test_deployments(self, model: _Group | None = None) -> DeploymentTests:
-        """Call each usable deployment plainly, streamed and with a tool, for a few tokens each.
+        """Call each usable deployment as agents do, for at most 900 tokens of output each; say what was seen.
 
         One that answers gets calls again, and tasks that wait for it go on.
         """

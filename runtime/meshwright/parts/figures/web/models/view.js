@@ -64,7 +64,7 @@ function All({ rows, trends, waits }) {
 
 /** Calls each deployment; one that answers gets calls again. @param {{group?: string}} given */
 const Test = ({ group }) =>
-  may("operator") ? html`<button type="button" title="Calls each deployment once, for a few tokens" onClick=${() => act("They were tested: what answers gets calls again", () => call("POST", "/deployments/test", group ? { model: group } : {}))}>${group ? `Test ${group}` : "Test all models"}</button>` : null;
+  may("operator") ? html`<button type="button" title="Calls each deployment up to eight times, for a few tokens" onClick=${() => act("They were tested: what answers gets calls again", () => call("POST", "/deployments/test", group ? { model: group } : {}))}>${group ? `Test ${group}` : "Test all models"}</button>` : null;
 
 /** One deployment. @param {{model: any, trends: any}} given */
 function One({ model, trends }) {
