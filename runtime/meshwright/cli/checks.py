@@ -39,16 +39,25 @@ def _settings(data: Path | None = None) -> Settings:
 
 
 @click.command()
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also call each agent's model once, within its budgets, and say what a task costs.",
+)
 @data_option
 @trust_option
-def doctor(data: Path | None) -> int:
+def doctor(data: Path | None, *, live: bool) -> int:
     """Check the project and what its components depend on.
 
-    Reads the settings, loads the agents and starts nothing. Exit status 1 if anything is wrong.
+    Reads the settings, loads the agents and starts nothing. With --live each agent's model answers two words,
+    which is charged to the agent; without a mesh that runs, one in this process asks it and begins no task.
+    Exit status 1 if anything is wrong.
     """
     settings = _settings(data)
     require_trust(settings)
     failed = asyncio.run(_run_checks(settings))
+    if live:
+        failed += asyncio.run(_try_agents(settings))
     click.echo("No problems." if not failed else f"{failed} of the checks failed.")
     return 1 if failed else 0
 
@@ -95,6 +104,22 @@ async def _run_checks(settings: Settings) -> int:
             _show("warn", "mesh", warning)
     await mesh.stop(drain_seconds=0)
     return len(missing) + sum(verdict == "FAIL" for verdict, _ in results)
+
+
+async def _try_agents(settings: Settings) -> int:
+    """Show whether each agent's model answers; returns how many do not."""
+    from meshwright.cli.live import try_agents
+
+    with drawing() as canvas:
+        canvas.doing("calling the models of the agents")
+        try:
+            answers = await try_agents(settings.without_unread())
+        except MeshError as error:
+            _show("FAIL", "live", f"No agent was tried: {in_one_line(error.message, error.remedy)}")
+            return 1
+    for answer in answers:
+        _show(answer.verdict, "live", answer.sentence)
+    return sum(answer.verdict == "FAIL" for answer in answers)
 
 
 async def _ask_running(settings: Settings) -> tuple[str, str, list[Check], bool]:
