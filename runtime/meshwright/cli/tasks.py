@@ -7,13 +7,23 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlencode
 
 import click
 
 from meshwright.cli.steps import save_files, show_steps, step_path, task_bounds, task_page
 from meshwright.console import output
 from meshwright.console.connect import Connection, talk, whole_id
-from meshwright.console.filters import ENDED, OPEN, REASON, TASKS, filter_options, follow_tasks, given_filter
+from meshwright.console.filters import (
+    ENDED,
+    MATCH,
+    OPEN,
+    REASON,
+    TASKS,
+    filter_options,
+    follow_tasks,
+    given_filter,
+)
 from meshwright.console.nouns import completes
 from meshwright.console.options import (
     AMOUNT,
@@ -284,8 +294,8 @@ def submit(
 def tasks(target: Target, limit: int, follow: bool, as_json: bool, order: str, **of_task: Any) -> None:
     """List tasks, newest first.
 
-    --since and --until are of their last change. With --follow the list changes with the tasks: where stdout
-    is no terminal each change is a line, with --json one object.
+    --since and --until are of their last change. --text shows what was found. With --follow the list changes
+    with the tasks: where stdout is no terminal each change is a line, with --json one object.
     """
     if follow and of_task["until"] is not None:
         raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
@@ -296,6 +306,11 @@ def tasks(target: Target, limit: int, follow: bool, as_json: bool, order: str, *
             await follow_tasks(mesh, (*TASKS, REASON), filters, limit=limit, as_json=as_json)
         items = [document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
         columns = (*TASKS, REASON) if any(task["reason"] for task in items) else TASKS
+        if filters.get("text"):
+            columns = (*TASKS, MATCH)
+            query = urlencode({"text": filters["text"], "limit": 1})
+            if count := (await mesh.client.call("GET", f"/tasks?{query}"))["unindexed"]:
+                output.say(f"The newest {count:,} tasks are still being indexed: search again", err=True)
         empty = "no such tasks; mesh tasks lists all" if given_filter(of_task) else _NO_TASKS
         output.show(items, columns, as_json=as_json, empty=empty)
 

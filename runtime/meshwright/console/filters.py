@@ -51,6 +51,17 @@ _MAX_CHANGES = 10_000  # between two looks
 _SHOWN = ("status", "agent_id", "generation", "attempts", "reason")
 _LOOK_SECONDS = 1.0  # between two looks
 REASON = Column("reason", "reason", cut=6, least=32)
+
+
+def _match(match: Document | None) -> str:
+    """The text in which a search has found its words, in marks."""
+    if match is None:
+        return ""
+    pieces = (f"«{piece}»" if place % 2 else piece for place, piece in enumerate(match["pieces"]))
+    return f"{match['of']}: {''.join(pieces)}"
+
+
+MATCH = Column("found", "match", _match, cut=8, least=32)
 _FIELDS = (
     click.option(
         "--agent", "agent_id", metavar="ID", shell_complete=completes("agent"), help="Only of this agent."
@@ -74,7 +85,11 @@ _FIELDS = (
     click.option(
         "--error", "--cause", "error", metavar="TYPE", help="Only of tasks that failed by this error."
     ),
-    click.option("--text", metavar="WORDS", help="Only of tasks whose request has these words."),
+    click.option(
+        "--text",
+        metavar="WORDS",
+        help='Only of tasks with these words in request, questions, answer or error; also "a phrase", word*.',
+    ),
 )
 
 _WANTED = {

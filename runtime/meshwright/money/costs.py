@@ -350,6 +350,7 @@ async def sum_costs(log: EventLog, query: CostQuery, *, limit: int | None = None
     """
     keys = query.keys
     maximum = limit or (_MAX_KEYS if query.bucket is None else _MAX_POINTS)
+    await log.index_for(query.of)
     return await log.view_apart(_sum_costs, query, keys, maximum)
 
 

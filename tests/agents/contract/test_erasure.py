@@ -90,6 +90,13 @@ def holding(folder: Path, text: str) -> list[str]:
     return sorted(path.name for path in files if text.encode() in path.read_bytes())
 
 
+async def search(mesh: Mesh, text: str) -> list[str]:
+    """The tasks with a text."""
+    page = await mesh.log.tasks(tenant_id="default", text=text)
+    assert page.unindexed == 0
+    return [task.task_id for task in page.items]
+
+
 async def test_nothing_of_a_requester_is_left_in_any_file(mesh: Mesh) -> None:
     folder = mesh.database.folder
     mine = [
@@ -98,10 +105,13 @@ async def test_nothing_of_a_requester_is_left_in_any_file(mesh: Mesh) -> None:
     ]
     other = await finished(mesh, BOB, f"{OTHER} two", thread_id="t1")
     assert "mesh.db" in "".join(holding(folder, SECRET))
+    assert len(await search(mesh, SECRET)) == len(await search(mesh, "hunter2")) == 4
+    assert len(await search(mesh, OTHER)) == 2
 
     erased = await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann"))
     assert erased.tasks == 4 and erased.events > 8
-    assert holding(folder, SECRET) == []
+    assert holding(folder, SECRET) == [] and holding(folder, "hunter2") == []
+    assert await search(mesh, "hunter2") == []
     assert verify(mesh.database).faults == []
     for task_id in mine:
         view = await mesh.get(Tasks).task(task_id)
@@ -116,6 +126,7 @@ async def test_nothing_of_a_requester_is_left_in_any_file(mesh: Mesh) -> None:
     assert [(task.task_id, task.requested_by, task.status) for task in after.items] == [
         (task.task_id, task.requested_by, task.status) for task in before.items
     ]
+    assert await search(mesh, "hunter2") == [] and len(await search(mesh, OTHER)) == 2
     assert await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann")) is not None  # safe to repeat
     await mesh.stop()
     assert holding(folder, SECRET) == [] and holding(folder, OTHER) != []
@@ -129,13 +140,15 @@ async def test_nothing_of_a_requester_is_left_in_postgres(tmp_path: Path, postgr
     settings = load_settings(tmp_path, data_dir=tmp_path / "data", database=str(postgres_url))
     async with build_mesh(settings, project=tmp_path, agents=[Writer, Helper], model=OfflineModel()) as mesh:
         await finished(mesh, ANN, f"{SECRET} one")
+        assert len(await search(mesh, "hunter2")) == 2
         await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann"))
+        assert await search(mesh, "hunter2") == []
         assert verify(mesh.database).faults == []
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
     with psycopg.connect(postgres_url) as connection:
         tables = [name for (name,) in connection.execute(query).fetchall()]
         rows = {name: connection.execute(f"SELECT * FROM {name}".encode()).fetchall() for name in tables}
-    assert [name for name in tables if SECRET in str(rows[name])] == []
+    assert [name for name in tables if "hunter2" in str(rows[name])] == []
     assert holding(tmp_path, SECRET) == []
 
 

@@ -46,7 +46,7 @@ HIDDEN: dict[type[Struct] | type[BaseModel], set[str]] = {
     Fault: {"message"},
     Attempt: set(),
     Wait: {"reason", "subject", "answer_schema"},
-    TaskSummary: {"reason", "title"},
+    TaskSummary: {"match", "reason", "title"},
     TaskPage: set(),
     WaitSummary: {"reason"},
     MeshStatus: set(),

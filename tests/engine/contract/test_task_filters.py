@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
 from meshwright.core.messages import Dispatch, Parent, Task
 from meshwright.engine.events.filter import EventFilter, TaskFilter
@@ -50,25 +51,58 @@ def called(task_id: str, cost: str | None, **fields: Any) -> Event:
     return about(task_id, "model.called", call.payload())
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("invoice", ["c", "a"]),
-        ("100%", ["b"]),
-        ("a_b", ["b"]),
-        ("%", ["b"]),
-        ("order", ["d"]),
-        ("nothing", []),
-        ("x" * 1_000, []),
-        ("y" * 900, ["c"]),
-    ],
-)
-async def test_tasks_are_found_by_words_of_their_request(
-    store: LogOnFile, text: str, found: list[str]
-) -> None:
-    texts = {"a": "Pay the Invoice\nof May", "b": "100% a_b", "c": f"INVOICE {'y' * 2_000}", "d": ""}
-    await store.write([dispatched(task_id, words) for task_id, words in texts.items()])
-    assert await names(store, text=text) == found
+TEXTS = {
+    "a": "Pay the Invoice\nof May",
+    "b": "100% a_b at https://shop.example/v2?order=RX-81 \u5728\u7ebfDocker\u90e8\u7f72\u9519\u8bef",
+    "c": f"INVOICE {'y' * 2_000} of pay",
+    "d": "",
+    "e": "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e0a\u0e32\u0e27\u0e42\u0e25\u0e01 r\u00e9sum\u00e9 "
+    "\u0939\u093f\u0928\u094d\u0926\u0940",
+}
+SEARCHES = {
+    "invoice": "ca",
+    "pay invoice": "ca",
+    '"pay the invoice"': "a",
+    '"invoice pay"': "",
+    "inv*": "ca",
+    "inv": "",
+    '"pay the inv"*': "a",
+    "100%": "b",
+    "a_b": "b",
+    "a b": "b",
+    "shop.example": "b",
+    "rx-81": "b",
+    "order": "db",
+    "\u9519\u8bef": "b",
+    "\u7ebf": "b",
+    "\u8bef\u9519": "",
+    "docker \u90e8\u7f72*": "b",
+    "\u0e0a\u0e32\u0e27": "e",
+    "r\u00e9sum\u00e9": "e",
+    "re\u0301sume\u0301": "e",
+    "\u0939\u093f\u0928\u094d\u0926\u0940": "e",
+    "%": "",
+    '"': "",
+    '"pay': "ca",
+    "pay NOT invoice": "",
+    "request : pay": "",
+    "NEAR(pay invoice)": "",
+    "pay* AND OR ( ) ' \\ \x00 :* <-> ! & | ^ {}": "",
+    "'pay' & !invoice": "ca",
+    "-pay ^pay +pay \\pay": "ca",
+    "x " * 500: "",
+    " ".join(f"w{number}" for number in range(200)): "",
+    "y" * 900: "",
+    f"{'y' * 900}*": "c",
+}
+
+
+async def test_tasks_are_found_by_words_phrases_and_beginnings(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id, words) for task_id, words in TEXTS.items()])
+    for text, found in SEARCHES.items():
+        assert "".join(await names(store, text=text)) == found, text
+    with pytest.raises(InvalidInput, match="1,001 characters"):
+        await names(store, text="x" * 1_001)
 
 
 async def test_a_task_is_titled_by_the_first_line_of_its_request(store: LogOnFile) -> None:

@@ -55,7 +55,7 @@ CONTENTS: dict[type[Any], set[str]] = {
     Fault: {"message"},
     Wait: {"reason", "subject", "answer_schema"},
     TaskPage: set(),
-    TaskSummary: {"reason", "title"},
+    TaskSummary: {"match", "reason", "title"},
     MeshStatus: set(),
     WaitSummary: {"reason"},
 }

@@ -77,10 +77,10 @@ async def test_open_tasks_are_cancelled_by_ids_and_by_filters(running: RunningMe
     first, second, third, fourth = await submit(running, "wait one", "wait two", "wait three", "wait four")
     with pytest.raises(InvalidInput, match="filter"):
         await client.cancel_all()
-    planned = await client.cancel_all(text="WAIT T", dry_run=True)
+    planned = await client.cancel_all(text="WAIT T*", dry_run=True)
     assert {task.task_id for task in planned} == {second, third}
     assert {task.status for task in await client.tasks(status="waiting")} == {"waiting"}
-    unconfirmed = await mesh("cancel", "--text", "wait t", *url)
+    unconfirmed = await mesh("cancel", "--text", "wait t*", *url)
     assert (unconfirmed.status, "2 open tasks are cancelled" in unconfirmed.err) == (2, True)
     done = await mesh("cancel", "-", *url, stdin=f"{first}\nnothing\n{second}\n")
     assert (done.status, done.out.count("cancel"), "'nothing'" in done.err) == (1, 2, True)
@@ -95,7 +95,7 @@ async def test_open_tasks_are_cancelled_by_ids_and_by_filters(running: RunningMe
 async def test_questions_of_one_kind_are_answered_once_by_two_at_a_time(running: RunningMesh) -> None:
     client, url = running.client, ("--url", running.url)
     tasks = await submit(running, "ask one", "ask two", "ask three", "delegate")
-    assert [question.task_id for question in await client.inbox(text="ASK T")] == tasks[1:3]
+    assert [question.task_id for question in await client.inbox(text="ASK T*")] == tasks[1:3]
     assert [question.task_id for question in await client.inbox(agent_id="worker", ended=True)] == tasks[:3]
     with pytest.raises(NotFound, match=r"'hepler'.*helper"):
         await client.inbox(agent_id="hepler")
@@ -150,5 +150,7 @@ async def test_a_group_of_dead_letters_is_redriven(running: RunningMesh, tmp_pat
     assert {item["key"].partition("@")[0] for item in costs["items"]} == {"worker"}
     events = await mesh("events", "--text", "fail two", "--type", "task.retried", *url)
     assert events.out.count("task.retried") == 1
+    listed = await mesh("tasks", "--text", '"fail two"', *url)
+    assert (listed.out.count("«fail two»"), listed.out.count(tasks[1][-6:])) == (1, 1), listed.out
     costs = await client.costs("task", text="fail one")
     assert [cost.key for cost in costs.items] == [tasks[0]]

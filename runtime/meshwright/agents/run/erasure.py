@@ -35,6 +35,7 @@ from meshwright.engine.events.task_lists import (
     erase_task_rows,
     subject_tasks,
 )
+from meshwright.engine.events.text_index import erase_texts, purge_words
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.timers import Duty
@@ -212,6 +213,7 @@ class Eraser:
                 events += await erase_one(self._runtime, self._log, self._database, key)
             for erase in self._hooks():
                 await erase(tenant_id, task_ids)
+            await self._database.write(purge_words)
             (self._database.folder / LAST_ERROR).unlink(missing_ok=True)
             await self._database.compact()
         return ErasureReport(len(task_ids), events)
@@ -245,7 +247,9 @@ async def _erase_task(runtime: Runtime, log: EventLog, database: Database, key: 
         ),
     ]
     await database.write(erase_task_rows, *key)
-    return await _erase_rows(runtime, log, database, key, filters)
+    events = await _erase_rows(runtime, log, database, key, filters)
+    await database.write(erase_texts, *key)  # last, so that nothing is indexed once more
+    return events
 
 
 async def _erase_copies(runtime: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:

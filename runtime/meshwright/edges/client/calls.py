@@ -213,7 +213,8 @@ class CriteriaFields(TypedDict, total=False):
 
     `prompt` is that of a call of a model: `NAME`, or `NAME@DIGEST` for a version, of which the first
     characters are enough, `tag` one of such a call. `error` is the type of the error by which they failed;
-    `text` stands in the first 1,000 characters of their request.
+    `text` has words of their request, title, questions, answer or error; `"a phrase"` is exact, `word*` is a
+    beginning.
     """
 
     agent_id: str | None

@@ -13,6 +13,7 @@ from meshwright.core.events import Event
 from meshwright.core.ids import version_prefix
 from meshwright.core.messages import TaskStatus
 from meshwright.core.task_events import WaitKind
+from meshwright.engine.events.search import text_condition
 
 if TYPE_CHECKING:
     from meshwright.engine.sql.database import Session
@@ -44,9 +45,10 @@ class TaskFilter(BaseModel):
     `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
     `prompt` that of one of their calls of models: `NAME`, or `NAME@DIGEST`, of which the beginning is enough.
     `tag` is one of such a call. `waits_for` is the kind of thing they wait for now, `waits_for_model` the
-    group or the deployment of a model. `text` stands in the first 1,000 characters of their request, whatever
-    its case. `since` and `until` bound the time of their last change, and include it. `dead` are those that
-    failed or timed out, `open` those that have not ended. They lack the fields that `lacks` names, by commas.
+    group or the deployment of a model. `text` are words of their request, title,
+    questions, answer or error (`engine.events.search`). `since` and `until` bound the time of their last
+    change, and include it. `dead` are those that failed or timed out, `open` those that have not ended. They
+    lack the fields that `lacks` names, by commas.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,9 +97,9 @@ class TaskFilter(BaseModel):
             )
             values |= wait_values
         if self.text is not None:
-            values["text"] = session.bindable(self.text)
-            words = "lower(coalesce(tasks.title || ' ', '') || coalesce(tasks.text, ''))"
-            conditions.append(f"{_FIND[session.dialect]}({words}, lower(CAST(:text AS TEXT))) > 0")
+            of_text, text_values = text_condition(session, self.text)
+            conditions.append(of_text)
+            values |= text_values
         for name, compared in (("since", ">="), ("until", "<=")):
             if (bound := getattr(self, name)) is not None:
                 values[name] = seconds(bound)
@@ -155,8 +157,10 @@ class TaskFilter(BaseModel):
         return bool(self.model_fields_set - by_index - {"dead", "open"})
 
     @property
-    def index(self) -> str:
-        """The index that finds them."""
+    def index(self) -> str | None:
+        """The index that finds them; None for that of the rows themselves, of which a search names few."""
+        if self.text is not None:
+            return None
         if self.status not in (None, "succeeded"):
             return "tasks_by_status"
         if self.dead:

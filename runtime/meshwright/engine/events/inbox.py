@@ -202,6 +202,7 @@ class Inbox:
         `of_task` says which tasks ask. Raises InvalidInput for a wrong cursor.
         """
         after = 0 if cursor is None else parse_cursor(cursor)
+        await self._log.index_for(of_task)
         view = self._log.view if of_task is None else self._log.view_apart
         return await view(_list, tenant_id, id, with_ended, limit, after, of_task)
 

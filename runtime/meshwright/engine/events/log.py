@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
@@ -47,6 +48,7 @@ from meshwright.engine.events.task_lists import (
     tasks_among,
 )
 from meshwright.engine.events.tasks import DeadLetterPage, TaskPage, TaskProjection, parse_cursor
+from meshwright.engine.events.text_index import clear_texts, index_next
 from meshwright.engine.sql.database import Database, Row, Session
 from meshwright.engine.sql.folder import Loss
 
@@ -54,6 +56,10 @@ _logger = logging.getLogger("meshwright.events")
 ResultT = TypeVar("ResultT")
 _PRUNE_PAUSE_SECONDS = 3600.0
 _BUSY_SECONDS = 0.02  # between looks whether another process has folded the events
+_QUIET_SECONDS = 1.0  # without a new event, until the texts of tasks are indexed
+_MAX_QUIET_WAIT_SECONDS = 600.0
+_INDEX_SHARE, _INDEX_SHARE_WHEN_QUIET = 0.03, 0.5  # of the time, while there is much to index
+_SEARCH_SECONDS = 0.5  # that a search indexes by itself
 LOSS_NOTICED = "store.loss_noticed"
 _MAX_FOUND = 500  # events read in one go
 
@@ -84,6 +90,8 @@ class EventLog:
         self._stalled = StalledProjections()
         self._folded = 0  # the last seq that is surely in them, but for those that have stalled
         self._folding: asyncio.Task[None] | None = None
+        self._indexed = 0  # the last seq whose text a search finds
+        self._indexing: asyncio.Task[None] | None = None
         self._keep_seconds = None if keep_days is None else keep_days * 86_400
         self._pruning: asyncio.Task[None] | None = None
         self.before_prune: Callable[[], Awaitable[None]] | None = None
@@ -152,7 +160,7 @@ class EventLog:
     def close(self) -> None:
         """End all tails, once each has given out what it holds. Call it before the database is closed."""
         self._tails.close()
-        for task in (self._folding, self._pruning):
+        for task in (self._folding, self._indexing, self._pruning):
             if task is not None:
                 task.cancel()
 
@@ -256,6 +264,7 @@ class EventLog:
         first, last = filter.first(), filter.last(self._tails.announced)
         if filter.is_of_calls:
             await self.flush()  # a projection says which they are
+        await self.index_for(filter.of_task)
         if filter.of_task is not None and filter.tenant_id is not None:
             first_of_tasks = await self.view_apart(first_seq, filter.tenant_id, filter.of_task)
             first = last + 1 if first_of_tasks is None else max(first, first_of_tasks)
@@ -352,6 +361,7 @@ class EventLog:
             batch = [event for event in batch if _is_such_call(event, filter)]
         if filter.of_task is None or filter.tenant_id is None:
             return batch
+        await self.index_for(filter.of_task)
         ids = [*{event.task_id for event in batch if event.task_id is not None}]
         task_ids = await self.view(tasks_among, filter.tenant_id, filter.of_task, ids)
         return [event for event in batch if event.task_id in task_ids]
@@ -395,12 +405,15 @@ class EventLog:
         Raises InvalidInput for a wrong cursor.
         """
         chosen = TaskFilter(**{name: value for name, value in fields.items() if value is not None})
+        await self.index_for(chosen)
         view = self.view_apart if chosen.reads_many else self.view
         return await view(list_tasks, tenant_id, chosen, limit, parse_cursor(cursor), order)
 
     async def dead_letters(self, *, tenant_id: str, limit: int = 50, **fields: Any) -> DeadLetterPage:
         """A tenant's tasks that failed or timed out, by agent and error. Takes the fields of `TaskFilter`."""
-        return await self.view_apart(dead_letters, tenant_id, TaskFilter(**fields), limit)
+        chosen = TaskFilter(**fields)
+        await self.index_for(chosen)
+        return await self.view_apart(dead_letters, tenant_id, chosen, limit)
 
     async def open_tasks(self) -> list[tuple[str, str, str | None]]:
         """(tenant_id, task_id, thread_id) of every task that has no outcome."""
@@ -440,16 +453,50 @@ class EventLog:
                 for failure in await self.append(failures):  # the log drops those that it has
                     _logger.warning("Projection %(name)s stands at event %(seq)s: %(error)s", failure.fields)
         self._folded = max(self._folded, end)
+        if self._indexed < self._folded and (self._indexing is None or self._indexing.done()):
+            self._indexing = asyncio.create_task(self._index_behind(), name="events: search")
 
     async def _fold_behind(self) -> None:
         with suppress(StoreFailed):  # the writer that waits for a commit gets the error
             await self._fold(FOLDED_BETWEEN_COMMITS)
+
+    async def index_for(self, filter: TaskFilter | None) -> None:
+        """Have a search by text find the newest tasks too, as far as half a second is enough for that."""
+        if filter is None or filter.text is None:
+            return
+        await self.flush()
+        ends_at = time.monotonic() + _SEARCH_SECONDS
+        while await self._index_next() and time.monotonic() < ends_at:  # noqa: ASYNC110 others commit
+            await asyncio.sleep(0)
+
+    async def _index_next(self) -> bool:
+        """Index a part of the texts. Returns whether there are more that the lists have."""
+        position, has_more = await self._database.write(index_next)
+        self._indexed = max(self._indexed, position)
+        return has_more
+
+    async def _index_behind(self) -> None:
+        """Index once the mesh is quiet; one that never is spends three hundredths of its time on it."""
+        with suppress(StoreFailed):  # the writer that waits for a commit gets the error
+            waits_until, newest = time.monotonic() + _MAX_QUIET_WAIT_SECONDS, -1
+            while newest != self._tails.announced and time.monotonic() < waits_until:
+                newest = self._tails.announced
+                await asyncio.sleep(_QUIET_SECONDS)
+            has_more = True
+            while has_more:
+                newest, began = self._tails.announced, time.monotonic()
+                has_more = await self._index_next()
+                is_quiet = self._tails.announced == newest
+                share = _INDEX_SHARE_WHEN_QUIET if is_quiet else _INDEX_SHARE
+                await asyncio.sleep((time.monotonic() - began) / share)
 
     # Upkeep
 
     async def rebuild(self) -> None:
         """Rebuild the projections from the log. Lists are incomplete meanwhile; events go on coming in."""
         await self._database.write(clear, self._projections)
+        await self._database.write(clear_texts)
+        self._indexed = 0
         self._stalled = StalledProjections()  # all are tried at once
         await self._fold()
 

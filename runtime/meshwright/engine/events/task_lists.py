@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from meshwright.engine.events.filter import TaskFilter
+from meshwright.engine.events.search import count_unindexed, delete_texts, find_matches
 from meshwright.engine.events.tasks import (
     LISTED_COLUMNS,
     DeadLetterPage,
@@ -39,7 +40,15 @@ def list_tasks(
     query = ("SELECT", LISTED_COLUMNS, "FROM", session.by_index("tasks", index), "WHERE", condition, newest)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
     items = tuple(map(task_summary, rows[:limit]))
-    return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
+    page = TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
+    return page if filter.text is None else _with_matches(session, page, tenant_id, filter.text)
+
+
+def _with_matches(session: Session, page: TaskPage, tenant_id: str, text: str) -> TaskPage:
+    """A page with the match of each task, and how many tasks may be missing."""
+    matches = find_matches(session, text, [task.seq for task in page.items])
+    items = tuple(task.model_copy(update={"match": matches.get(task.seq)}) for task in page.items)
+    return page.model_copy(update={"items": items, "unindexed": count_unindexed(session, tenant_id)})
 
 
 def _thread_condition(session: Session, condition: str, newest: str, order: TaskOrder) -> str:
@@ -372,7 +381,9 @@ def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
 
 def delete_ended_tasks(session: Session, before: int, kept_statuses: Sequence[str]) -> None:
     """Delete the ended tasks whose every event came before a `seq`, but for those of the `kept` statuses."""
-    query = "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
+    condition = "seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
     if kept_statuses:
-        query += f" AND status NOT IN ({marks(len(kept_statuses))})"
-    session.execute(query, (before, before, *kept_statuses))
+        condition += f" AND status NOT IN ({marks(len(kept_statuses))})"
+    values = before, before, *kept_statuses
+    delete_texts(session, condition, values)
+    session.execute(f"DELETE FROM tasks WHERE {condition}", values)  # noqa: S608 code

@@ -25,6 +25,7 @@ from meshwright.core.payloads import Fact
 from meshwright.core.step_events import RunTitled
 from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting
 from meshwright.engine.events.filter import seconds
+from meshwright.engine.events.search import TextMatch, delete_texts
 from meshwright.engine.sql.database import Row, Session
 
 MAX_REASON_CHARS = 500
@@ -58,6 +59,8 @@ class TaskSummary(View):
     idempotent had begun when it last waited.
 
     `cost_usd` is None if the price is unknown.
+
+    `match` is a piece of a text with the words of the search, None without a search.
     """
 
     seq: Fact[int]
@@ -86,16 +89,21 @@ class TaskSummary(View):
     code: Fact[str | None] = None
     once: Fact[int] = 0
     title: str | None = None
+    match: TextMatch | None = None
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
 
 
 class TaskPage(View):
-    """Some tasks, newest first; `cursor` asks for those that follow, and is None at the end."""
+    """Some tasks, newest first; `cursor` asks for those that follow, and is None at the end.
+
+    `unindexed` is how many tasks a search may have missed: their newest texts are still being indexed.
+    """
 
     items: Fact[tuple[TaskSummary, ...]]
     cursor: Fact[str | None] = None
+    unindexed: Fact[int] = 0
 
 
 PRUNED = "tasks.pruned"
@@ -130,6 +138,7 @@ class TaskProjection:
                 row = _stored(session, {task_id}).get((task_id, event.tenant_id))
                 if row is not None and row.end is not None:
                     hours[row.end] -= 1
+                delete_texts(session, "task_id = ? AND tenant_id = ?", (task_id, event.tenant_id))
                 session.execute(_DELETE, (task_id, event.tenant_id))
         _add_to_hours(session, hours)
 
@@ -309,7 +318,7 @@ class _TaskRow:
 
 
 _COLUMNS = tuple(_TaskRow.__annotations__)
-LISTED = (*(name for name in TaskSummary.__struct_fields__ if name != "usage"), *USAGE)
+LISTED = (*(name for name in TaskSummary.__struct_fields__ if name not in ("usage", "match")), *USAGE)
 LISTED_COLUMNS = ", ".join(
     "coalesce(title, substr(text, 1, 300))" if name == "title" else name for name in LISTED
 )

@@ -54,7 +54,9 @@ class TaskCriteria(BaseModel):
     tag: Text | None = Field(default=None, description="One of a call of a model.")
     error: Text | None = Field(default=None, description="The type of the error by which it failed.")
     text: Text | None = Field(
-        default=None, description="Stands in the first 1,000 characters of the request, whatever its case."
+        default=None,
+        description='Words in the request, title, questions, answer or error. A "phrase" is exact, `word*` a '
+        "beginning.",
     )
 
 

@@ -402,3 +402,9 @@ export const Asking = ({ of }) => (of.data || of.error ? null : html`<p class="d
 export const Shown = ({ value }) => html`<pre tabindex="0"><${Text} value=${typeof value === "string" ? value : JSON.stringify(value, null, 2)} /></pre>`;
 /** How many questions wait for people; a text with + where there are more. */
 export const waiting = signal("");
+
+/** What a search has found in a task, its words marked. @param {{of: any}} given */
+export const Match = ({ of }) => html`<span class="under match"><span class="dim">${of.of}:</span> ${of.pieces.map((/** @type {string} */ piece, /** @type {number} */ place) => (place % 2 ? html`<mark>${piece}</mark>` : html`<${Text} value=${piece} />`))}</span>`;
+
+/** Says that a search may have missed tasks. @param {{count: number}} given */
+export const Unindexed = ({ count }) => (count ? html`<p class="dim" role="status">${count === 1 ? "The newest task is" : `The newest ${count.toLocaleString()} tasks are`} still being indexed: search again.</p>` : null);

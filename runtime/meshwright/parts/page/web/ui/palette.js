@@ -1,9 +1,9 @@
 // @ts-check
-/** The command palette (Ctrl-K): any view, agent or task by its name, a task by words of its request, an open question by its words; and the keys of the page (?). */
+/** The command palette (Ctrl-K): any view, agent or task by its name, a task by its words, an open question by its words; and the keys of the page (?). */
 import { html, signal, useEffect, useRef, useState } from "./vendor/preact.js";
 import { Icon } from "./icons.js";
 import { isTyped, Key } from "./keys.js";
-import { asked, may, short, slow, to, useData } from "./lib.js";
+import { asked, Match, may, short, slow, to, Unindexed, useData } from "./lib.js";
 import { Text } from "./unseen.js";
 
 const SHOWN = 12;
@@ -28,7 +28,7 @@ export const openPalette = () => {
   open.value = "palette";
 };
 
-/** @typedef {{name: string, kind: string, icon: string, href: string}} Entry */
+/** @typedef {{name: string, kind: string, icon: string, href: string, match?: any}} Entry */
 
 /** Where the palette and the keys are shown. @param {{views: [string, {title: string}][]}} given */
 export function Palette({ views }) {
@@ -72,7 +72,7 @@ function useSettled(text) {
 function Search({ views }) {
   const [text, setText] = useState("");
   const [place, setPlace] = useState(0);
-  const entries = useEntries(views, text.trim());
+  const { entries, unindexed } = useEntries(views, text.trim());
   const at = Math.min(place, entries.length - 1);
   const go = (/** @type {Entry | undefined} */ entry) => {
     if (!entry) return;
@@ -87,20 +87,24 @@ function Search({ views }) {
     } else if (event.key === "Enter") go(entries[at]);
   };
   return html`<input type="text" autocomplete="off" role="combobox" aria-label="Go to" aria-expanded="true" aria-controls="entries" aria-activedescendant=${entries.length ? `entry-${at}` : undefined} placeholder="A view, an agent, words of a task or question" autofocus value=${text} onInput=${(/** @type {any} */ event) => { setText(event.target.value); setPlace(0); }} onKeyDown=${press} />
-    <ul id="entries" role="listbox" aria-label="Where to go">${entries.map((entry, number) => html`<li key=${entry.href} id=${`entry-${number}`} role="option" aria-selected=${number === at} onClick=${() => go(entry)}><${Icon} name=${entry.icon} /> <span class="name"><${Text} value=${entry.name} /></span> <span class="dim">${entry.kind}</span></li>`)}</ul>
-    ${entries.length ? null : html`<p class="dim">Nothing has that name or these words.</p>`}`;
+    <ul id="entries" role="listbox" aria-label="Where to go">${entries.map((entry, number) => html`<li key=${entry.href} id=${`entry-${number}`} role="option" aria-selected=${number === at} onClick=${() => go(entry)}><${Icon} name=${entry.icon} /> <span class="name"><${Text} value=${entry.name} />${entry.match ? html`<${Match} of=${entry.match} />` : null}</span> <span class="dim">${entry.kind}</span></li>`)}</ul>
+    ${entries.length ? null : html`<p class="dim">Nothing has that name or these words.</p>`}
+    <${Unindexed} count=${unindexed} />`;
 }
 
 /** Whether a question has words in its text or in what it is about. @param {any} question @param {string} text */
 const asks = (question, text) => `${question.question} ${JSON.stringify(question.subject ?? {})}`.toLowerCase().includes(text.toLowerCase());
 
-/** What a text may mean: views first, then agents, open questions and tasks. @param {[string, {title: string}][]} views @param {string} text @returns {Entry[]} */
+/** A search whose last word may go on: it is still being typed. @param {string} text */
+const beginning = (text) => (/["*]$/.test(text) ? text : `${text}*`);
+
+/** What a text may mean: views first, then agents, open questions and tasks. @param {[string, {title: string}][]} views @param {string} text @returns {{entries: Entry[], unindexed: number}} */
 function useEntries(views, text) {
   const settled = useSettled(text);
   const isLong = settled.length >= LEAST_CHARS;
   const { data: agents } = useData(may("viewer") ? "/agents" : null, slow);
   const { data: named } = useData(isLong && may("viewer") && /^[0-9A-Za-z]+$/.test(settled) ? `/tasks?${asked({ task_id: settled.toUpperCase(), limit: 5 })}` : null);
-  const { data: worded } = useData(isLong && may("contents") ? `/tasks?${asked({ text: settled, limit: 5 })}` : null);
+  const { data: worded } = useData(isLong && may("contents") ? `/tasks?${asked({ text: beginning(settled), limit: 5 })}` : null);
   const { data: inbox } = useData(isLong && may("contents") ? "/inbox?limit=200" : null);
   const questions = (inbox?.items ?? []).filter((/** @type {any} */ question) => asks(question, text)).slice(0, SHOWN_OF_KIND);
   const has = (/** @type {string} */ name) => name.toLowerCase().includes(text.toLowerCase());
@@ -110,7 +114,8 @@ function useEntries(views, text) {
     ...views.filter(([, view]) => has(view.title)).map(([key, view]) => ({ name: view.title, kind: "view", icon: key, href: to(key) })),
     ...(agents?.items ?? []).filter((/** @type {any} */ agent) => has(agent.agent_id)).map((/** @type {any} */ agent) => ({ name: agent.agent_id, kind: "agent", icon: "agents", href: to(`agents/${encodeURIComponent(agent.agent_id)}`) })),
     ...questions.map((/** @type {any} */ question) => ({ name: question.question, kind: "question", icon: "inbox", href: to("inbox", { item: question.id }) })),
-    ...tasks.map((/** @type {any} */ task) => ({ name: task.title ?? task.capability, kind: `${task.status.replace("_", " ")} …${short(task.task_id)}`, icon: "tasks", href: to(`task/${task.task_id}`) })),
+    ...tasks.map((/** @type {any} */ task) => ({ name: task.title ?? task.capability, kind: `${task.status.replace("_", " ")} …${short(task.task_id)}`, icon: "tasks", href: to(`task/${task.task_id}`), match: task.match })),
   ];
-  return entries.filter((entry, at) => entries.findIndex((other) => other.href === entry.href) === at).slice(0, SHOWN);
+  const once = entries.filter((entry, at) => entries.findIndex((other) => other.href === entry.href) === at);
+  return { entries: once.slice(0, SHOWN), unindexed: worded?.unindexed ?? 0 };
 }

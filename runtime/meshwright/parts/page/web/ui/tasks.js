@@ -2,7 +2,7 @@
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, cancelOne, retryAll, retryOne } from "./again.js";
-import { Ago, asked, Asking, Count, dollars, Failed, isWide, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { Ago, asked, Asking, Count, dollars, Failed, isWide, Match, may, route, slow, span, Status, Table, TaskLink, to, Unindexed, useData } from "./lib.js";
 import { SavedFilters } from "./saved.js";
 import { Text } from "./unseen.js";
 
@@ -34,7 +34,7 @@ export default function Tasks() {
     <${SavedFilters} view="tasks" wanted=${wanted} />
     <${Filter} wanted=${wanted} key=${JSON.stringify(wanted)} />
     ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
-    <${Failed} error=${isGone ? null : error} /><${Asking} of=${{ data, error }} />
+    <${Unindexed} count=${data?.unindexed ?? 0} /><${Failed} error=${isGone ? null : error} /><${Asking} of=${{ data, error }} />
     ${data ? html`${onlyStuck ? null : html`<${Again} wanted=${wanted} items=${items} />`}<${Rows} items=${items} stuck=${stuck} />` : null}
     ${isGone || (data && items.length === 0) ? html`<p class="empty">No task matches this filter.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
     ${data?.cursor && more < 10 && !onlyStuck ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
@@ -102,7 +102,7 @@ function Rows({ items, stuck }) {
   if (!items.length) return null;
   return html`<${Table} label="Tasks" kind="short" heads=${["Task", "State", "#Cost", "#Time", "Changed", ""]}>${items.map((item) => html`<tr key=${item.task_id}>
       <td class="titled"><a class="title" href=${to(`task/${item.task_id}`)}><${Text} value=${item.title ?? item.capability} /></a>
-        <span class="dim under"><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /> · ${item.capability} · <${TaskLink} id=${item.task_id} />${item.reason ? html` · <span class=${item.error ? "bad" : ""} title=${item.reason}><${Text} value=${item.reason} /></span>` : ""}</span></td>
+        <span class="dim under"><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /> · ${item.capability} · <${TaskLink} id=${item.task_id} />${item.reason ? html` · <span class=${item.error ? "bad" : ""} title=${item.reason}><${Text} value=${item.reason} /></span>` : ""}</span>${item.match ? html`<${Match} of=${item.match} />` : null}</td>
       <td><${Status} status=${item.status} />${stuck.has(item.task_id) ? html` <span class="tag bad" title=${`runs for ${span(stuck.get(item.task_id).running_seconds)}; nine of ten take ${span(stuck.get(item.task_id).p90_seconds)}`}>stuck</span>` : ""}</td>
       <td class="number">${item.completed_at ? dollars(item.cost_usd) : ""}</td>
       <td class="number">${item.duration_ms == null ? "" : span(item.duration_ms / 1000)}</td>
