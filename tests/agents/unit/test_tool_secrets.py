@@ -294,6 +294,9 @@ def test_what_only_resembles_a_secret_stays(text: str) -> None:
         "AIzaSyA1234567890abcdefghijklmnopqrstuv",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
         "zK8vQ2mXw7Rt4LpN9bYc3HsJ6dFgA1eU5iTo",
+        *(f"{kind}_a1B2c3D4e5F6" for kind in ("sk_live", "rk_test")),
+        *(f"{kind}_{'a1B2' * 6}" for kind in ("gho", "ghu")),
+        *(f"{begin}{'a1B2' * 9}" for begin in ("glpat-", "npm_", "hf_")),
     ],
 )
 def test_what_looks_like_a_key_is_redacted(secret: str) -> None:
@@ -308,6 +311,10 @@ def test_what_looks_like_a_key_is_redacted(secret: str) -> None:
         ("DB_PASSWORD=hunter", f"DB_PASSWORD={REDACTED}"),
         ("token: 3f2a99bb11", f"token: {REDACTED}"),
         ("requirepass d1cdc8ef68d4", f"requirepass {REDACTED}"),
+        *(
+            (f"{word}: qwer1234", f"{word}: {REDACTED}")
+            for word in ("ap\u0131_key", "to\u212aen", "\u017fecret", "CREDENT\u0130AL")
+        ),
         ("redis://:hunter2@127.0.0.1:6379/0", f"redis://:{REDACTED}@127.0.0.1:6379/0"),
         ("Authorization: Bearer abcdefghij1234567890", f"Authorization: Bearer {REDACTED}"),
         (f"{BEGIN}\n{BASE64}\n{BASE64}", f"{BEGIN}\n{REDACTED}"),
