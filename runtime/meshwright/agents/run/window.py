@@ -32,6 +32,7 @@ _SHORT_CHARS = 200  # of an old result, and of each text in the arguments of an 
 _MESSAGE_TOKENS = 8  # around the content of each message
 _PART_TOKENS = 1_500  # of a picture or a file, about
 _MAX_SUMMARY_TOKENS = 2_000
+_MAX_SCALE = 4.0  # of a provider's tokens to ours
 _MAX_CALLS_LISTED = 40
 
 
@@ -82,6 +83,7 @@ class ContextWindow:
         self._asked: tuple[ChatMessage, ...] = ()
         self._counted: tuple[tuple[ChatMessage, ...], int] | None = None
         self._tokens = _Prefix(0, lambda tokens, message: tokens + _count_tokens(message))
+        self._characters = _Prefix(0, lambda characters, message: characters + _sum_texts(message, len))
 
     def ask(self, messages: Sequence[ChatMessage]) -> None:
         """Note what a call is made with, whose size is estimated only where it matters."""
@@ -107,7 +109,7 @@ class ContextWindow:
             return False
         request = {"messages": len(messages)}
         upcoming = self._state.journal.upcoming()
-        is_full = is_refused or self._estimate(messages) * self._scale > _FULL * limit
+        is_full = is_refused or self._fills(messages, _FULL * limit)
         if upcoming != "shorten" and (upcoming is not None or not is_full):
             return False
         result = await self._state.journal.step(
@@ -122,6 +124,7 @@ class ContextWindow:
         changed = shorter != messages
         messages[:] = shorter
         self._tokens.forget()
+        self._characters.forget()
         return changed
 
     async def _shorten(self, messages: Sequence[ChatMessage], limit: int) -> Shortening:
@@ -191,9 +194,20 @@ class ContextWindow:
         text = _listed(messages, max_tokens) if text is None else text
         return f"Earlier messages of this conversation were left out. This happened in them:\n{text}", error
 
+    def _fills(self, messages: Sequence[ChatMessage], tokens: float) -> bool:
+        """Whether a conversation has more tokens. Most have far fewer, as their characters say for less."""
+        characters = sum(map(len, self._fixed_texts)) + self._characters.total(messages)
+        if characters * _MAX_SCALE <= tokens:  # no text has more tokens than characters
+            return False
+        return self._estimate(messages) * self._scale > tokens
+
+    @cached_property
+    def _fixed_texts(self) -> list[str]:
+        return [spec.model_dump_json() for spec in self._specs]
+
     @cached_property
     def _fixed(self) -> int:
-        return sum(count_tokens(spec.model_dump_json()) for spec in self._specs)
+        return sum(map(count_tokens, self._fixed_texts))
 
     @property
     def _scale(self) -> float:
@@ -201,7 +215,7 @@ class ContextWindow:
         if self._counted is None:
             return 1.0
         messages, counted = self._counted
-        return min(4.0, max(0.5, counted / self._estimate(messages)))
+        return min(_MAX_SCALE, max(0.5, counted / self._estimate(messages)))
 
     def _size(self, messages: Sequence[ChatMessage]) -> int:
         return int((self._fixed + sum(map(_count_tokens, messages))) * self._scale)
@@ -218,11 +232,16 @@ def _room_for_input(prepared: PreparedPrompt) -> int | None:
 
 
 def _count_tokens(message: ChatMessage) -> int:
+    return _sum_texts(message, count_tokens)
+
+
+def _sum_texts(message: ChatMessage, measure: Callable[[str], int]) -> int:
+    """The size of a message, whose texts are measured."""
     texts = [message.content, *(f"{call.name} {call.id} {call.arguments}" for call in message.tool_calls)]
     texts += [str(block) for block in message.thinking]
     words = part_texts(message.parts)
     others = len(message.parts) - len(words)
-    return _MESSAGE_TOKENS + sum(map(count_tokens, (*texts, *words))) + _PART_TOKENS * others
+    return _MESSAGE_TOKENS + sum(map(measure, (*texts, *words))) + _PART_TOKENS * others
 
 
 def _short(message: ChatMessage) -> ChatMessage:
