@@ -348,6 +348,8 @@ class _Prefix(Generic[_ValueT]):
         shared = min(len(self._messages), len(messages))
         while shared and self._messages[shared - 1] is not messages[shared - 1]:
             shared -= 1
+        if shared == len(messages):  # what goes on behind them is looked at again soon
+            return self._values[shared]
         del self._messages[shared:], self._values[shared + 1 :]
         for message in messages[shared:]:
             self._messages.append(message)
