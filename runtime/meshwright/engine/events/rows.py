@@ -64,9 +64,8 @@ def own_id(event: Event) -> str | None:
     None for any other id.
     """
     actor = event.aggregate_id
-    if "/" not in actor or not event.id.startswith(f"{actor}/"):
-        return None
-    return event.id[len(actor) + 1 :]
+    own = event.id.removeprefix(f"{actor}/")
+    return own if len(own) < len(event.id) and "/" in actor else None
 
 
 def event_row(event: Event, own: str | None) -> Row:

@@ -15,23 +15,28 @@ class HeldCancels:
     """
 
     def __init__(self) -> None:
-        self._counts = WeakKeyDictionary[asyncio.Task[object], int]()
+        # Made by the first: few runs hold any, and each run would make two.
+        self._counts: WeakKeyDictionary[asyncio.Task[object], int] | None = None
         """How many cancellations each caller had before the one that is held."""
-        self._callers = WeakKeyDictionary[asyncio.Task[object], asyncio.Task[object]]()
+        self._callers: WeakKeyDictionary[asyncio.Task[object], asyncio.Task[object]] | None = None
 
     def hold(self, count: int) -> None:
         """Hold a cancellation of the asyncio task, which had a `count` of them before."""
         if (caller := asyncio.current_task()) is not None:
+            if self._counts is None:
+                self._counts, self._callers = WeakKeyDictionary(), WeakKeyDictionary()
             self._counts.setdefault(caller, count)
 
     def follow(self, call: asyncio.Task[object]) -> None:
         """Note that the asyncio task makes a call, which a held cancellation may be for."""
-        if self._counts and (caller := asyncio.current_task()) in self._counts:
+        if not self._counts or self._callers is None:
+            return
+        if (caller := asyncio.current_task()) in self._counts:
             self._callers[call] = caller
 
     def deliver(self) -> None:
         """Raise CancelledError in a call, or its caller, if a cancellation is held and still stands."""
-        if not self._counts or (task := asyncio.current_task()) is None:
+        if not self._counts or self._callers is None or (task := asyncio.current_task()) is None:
             return
         caller = self._callers.get(task, task)
         count = self._counts.pop(caller, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -92,7 +92,7 @@ class Waits:
         self._paths = paths
         self._records = records
         self._open: dict[str, Wait] = {}
-        self._waiters = Counter[str]()
+        self._waiters = defaultdict[str, int](int)
         """How many calls wait at a path: those beside one another may wait for one answer."""
         self._unsent: dict[str, tuple[Wait, Task | None]] = {}
         self._sending: asyncio.Task[None] | None = None

@@ -297,7 +297,8 @@ class Orchestrator(Actor[TaskRecord]):
     @property
     def _began_at(self) -> datetime:
         """When its generation began."""
-        return self.state.tried[0].started_at if self.task.generation > 1 else self.task.created_at
+        task = self.task
+        return self.state.tried[0].started_at if task.generation > 1 else task.created_at
 
     def _take(self, accept: Accept, capability: str) -> None:
         self.state.take(accept, capability)
@@ -413,21 +414,22 @@ class Orchestrator(Actor[TaskRecord]):
         return task.parent is not None and task.parent.key in self.state.withdrawn
 
     def _end(self, turn: Turn, outcome: Outcome) -> None:
-        total_ms = (turn.now - self._began_at).total_seconds() * 1000
+        task, began_at = self.task, self._began_at
+        total_ms = (turn.now - began_at).total_seconds() * 1000
         whole = {"duration_ms": round(total_ms, 3), "completed_at": turn.now, **self.state.spent()}
         outcome = outcome.model_copy(update=whole)
         self.state.status = outcome.status
         self.state.outcome = outcome
         turn.wake_at(None)
         self._publish(turn, outcome, f"task.{outcome.status}", agent_id=outcome.agent_id)
-        if self.task.span_above is not None:
+        if task.span_above is not None:
             # Early, so that it is there before anybody sees the outcome, and in one event with the others.
-            turn.signal_early(TaskEnding(self.task, outcome, self._began_at))
+            turn.signal_early(TaskEnding(task, outcome, began_at))
         if self.state.pauses:
             self.state.pauses = []
             self._pause_parent(turn, on=False)
         again, self.state.again = self.state.again, False
-        if again and not outcome.success and self._has_begun_again(turn, self.task.deadline_at):
+        if again and not outcome.success and self._has_begun_again(turn, task.deadline_at):
             return
         self._answer_parent(turn, outcome)
         for follower in self.state.followers:

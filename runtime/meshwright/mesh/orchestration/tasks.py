@@ -97,6 +97,7 @@ class Tasks:
         settings = mesh.settings
         self.payload_limits = PayloadLimits(settings.max_payload_bytes, settings.max_payload_depth)
         self._settings = settings
+        self._limits = settings[AgentsSettings].limits
         self._runtime = mesh.runtime
         self._log = mesh.log
         self._tracing = mesh.tracing
@@ -182,7 +183,7 @@ class Tasks:
         agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
         usual = self._settings[AgentsSettings]
-        limits = task_limits(usual.limits, agent, task.limits)
+        limits = task_limits(self._limits, agent, task.limits)
         outcome, kinds = record.outcome, (RUN_STATE, RUN_TITLE)
         if outcome is None or outcome.cost_usd is not None:
             changes = await self._log.newest_of_task(task_id, tenant_id, kinds)
