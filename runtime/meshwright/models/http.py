@@ -7,8 +7,8 @@ import logging
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from io import BytesIO
@@ -206,7 +206,7 @@ class ApiModel:
             raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
         from meshwright.models.connections import StaleConnection  # there by now
 
-        with self._model_errors(call):
+        try:
             async with asyncio.timeout(request.timeout_seconds):
                 for is_last in (False,) * _MAX_ADAPTATIONS + (True,):  # a refusal may teach the wire a field
                     try:
@@ -216,6 +216,11 @@ class ApiModel:
                             reply = await self._attempt(fresh, target, call, is_last=is_last)
                     if reply is not None:
                         break
+        except Exception as error:
+            if (cause := self._model_error(error, call)) is None:
+                raise
+            cause.lost = cause.lost or call.lost()  # which the provider may bill
+            raise cause from None  # the text of another error may quote the reply
         assert reply is not None  # the last refusal is raised
         if offers_tools and not reply.tool_calls and self._takes_tools is None:
             await self._ask_for_tools(session)
@@ -277,19 +282,8 @@ class ApiModel:
             await self._session.close()
             self._session = None
 
-    @contextmanager
-    def _model_errors(self, call: _Call) -> Iterator[None]:
-        """Raise the errors of a call as ModelErrors, with the answers that the provider may bill."""
-        import aiohttp
-
-        try:
-            yield
-        except (ModelError, aiohttp.ClientError, TimeoutError, TooMuch) as error:
-            cause = self._model_error(error, call)
-            cause.lost = cause.lost or call.lost()
-            raise cause from None  # the text of another error may quote the reply
-
-    def _model_error(self, error: Exception, call: _Call) -> ModelError:
+    def _model_error(self, error: Exception, call: _Call) -> ModelError | None:
+        """The error of a call as a ModelError; None for one that is not the server's."""
         import aiohttp
 
         if isinstance(error, ModelError):
@@ -305,7 +299,7 @@ class ApiModel:
             return timeout
         if isinstance(error, TooMuch):
             return ModelError(f"{self.server} sent a reply of more than {self.max_reply_bytes:,} bytes")
-        return self._broken_off(type(error).__name__)
+        return self._broken_off(type(error).__name__) if isinstance(error, aiohttp.ClientError) else None
 
     def _reply(self, body: Any, response: aiohttp.ClientResponse, call: _Call) -> ModelReply:
         if is_error(body):
@@ -518,6 +512,8 @@ async def _read_error(response: aiohttp.ClientResponse) -> Any:
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Read what follows the last event, which is nothing: the connection can then serve another call."""
+    if response.content.at_eof():  # it came with the event
+        return
     with suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in response.content.iter_any():
