@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.console.options import Number, data_option
+from meshwright.console.project import require_trust, trust_option
 from meshwright.kit import WholeNumber, echo_json, json_option, say
 
 if TYPE_CHECKING:
@@ -34,6 +36,26 @@ _WORKERS = 3
     metavar="URL",
     help="MQTT broker to prove too: mqtt://host or mqtts://host, with the user and files of [mqtt].",
 )
+@click.option(
+    "--agent",
+    metavar="ID",
+    help="Prove this agent of the project instead: kill it before and behind each step.",
+)
+@click.option(
+    "--text",
+    default="Prove this agent.",
+    show_default=True,
+    metavar="TEXT",
+    help="The request of --agent, of which arguments of its tools are made.",
+)
+@click.option(
+    "--tool",
+    "tools",
+    multiple=True,
+    metavar="NAME",
+    help="A tool that --agent calls. Default: each of its own.",
+)
+@click.option("--yes", is_flag=True, help="Call the tools of --agent without asking.")
 @click.option(
     "--minutes",
     type=Number(min=0, min_open=True, max=1440),
@@ -86,7 +108,12 @@ _WORKERS = 3
 )
 @json_option
 @data_option
+@trust_option
 def prove(
+    agent: str | None,
+    text: str,
+    tools: tuple[str, ...],
+    yes: bool,
     broker: str | None,
     database: str | None,
     data: Path | None,
@@ -104,7 +131,13 @@ def prove(
     once, no step was repeated, no cent is off, no message was lost or became two tasks. Writes
     prove-DATE.json, notes the result for mesh doctor, and removes all else. Exit status 0 if all held, 1 if a
     promise broke, 2 if nothing could be proved.
+
+    With --agent your own agent runs once for each of its steps, on a simulated model that calls each tool,
+    and is killed there. Its tools are called for real, up to twice in each run. Says which need a check,
+    which gave another result when they were repeated, and what a crash would ask people.
     """
+    if agent is not None:
+        return _prove_agent(agent, text, tools, yes=yes, data=data, as_json=as_json)
     from meshwright.component import load_settings
     from meshwright.core.errors import MeshError, in_one_line
     from meshwright.parts.proving.history import keep_result, store_name
@@ -149,6 +182,48 @@ def prove(
             say(line)
     say(f"written    {path}", err=as_json)
     return 0 if report["held"] else 1
+
+
+def _prove_agent(
+    agent_id: str, text: str, tools: tuple[str, ...], *, yes: bool, data: Path | None, as_json: bool
+) -> int:
+    from meshwright.component import load_settings
+    from meshwright.core.errors import MeshError, in_one_line
+    from meshwright.mesh.app import load_agents
+    from meshwright.testing.crash_trial import try_crashes
+    from meshwright.testing.crash_worker import own_tools
+
+    try:
+        settings = load_settings(Path(), data_dir=data)
+        require_trust(settings)
+        agents = {one.agent_id: one for one in load_agents(settings, Path())}
+        if agent_id not in agents:
+            problem = f"there is no agent {agent_id!r}; there are {', '.join(agents)}"
+            raise MeshError(problem, remedy="Name one of them with --agent")
+        tools = tools or own_tools(agents[agent_id])
+        names = ", ".join(tools) or "each that it offers"
+        question = f"Tools called for real, up to twice in each run: {names}"
+        if not yes and not sys.stdin.isatty():
+            raise MeshError(question, remedy="Say with --yes that they may be called")
+        if not yes and not click.confirm(f"{question}. Go on?", err=True):
+            return _CANNOT_PROVE
+        folder = Path.cwd() / settings.data_dir / "prove"
+        trial = try_crashes(folder, agent_id, text, tools, lambda line: say(line, err=True))
+        report = asyncio.run(trial)
+    except MeshError as error:
+        say(f"mesh: cannot prove: {in_one_line(error.message, error.remedy)}", err=True)
+        return _CANNOT_PROVE
+    except KeyboardInterrupt:
+        say("mesh: interrupted; nothing was judged, nothing is left", err=True)
+        return _INTERRUPTED
+    remarks = dict(report.remarks())
+    if as_json:
+        echo_json({"agent": agent_id, "kills": len(report.runs), "held": report.held, "steps": remarks})
+        return 0 if report.held else 1
+    say(f"{agent_id}: {len(report.runs)} kills, before and behind each of its steps")
+    for name, remark in remarks.items():
+        say(f"{name:<13}  {remark or 'goes on by itself'}", indent=15)
+    return 0 if report.held else 1
 
 
 def _options(
