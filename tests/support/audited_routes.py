@@ -116,9 +116,24 @@ CHANGES = {
     "POST /keys/open": Change("keys.opened", "keys"),
 }
 """In the order in which they are made: the keys are opened last, since the caller's is one of them."""
+A2A = [
+    f"{verb} {base}{path}"
+    for base in ("/a2a", "/a2a/agents/{agent_id}")
+    for verb, path in (
+        ("POST", ""),
+        ("POST", "/"),
+        ("POST", "/message:send"),
+        ("POST", "/message:stream"),
+        ("POST", "/tasks/{id}:cancel"),
+        ("POST", "/tasks/{id}:subscribe"),
+        ("POST", "/tasks/{id}/pushNotificationConfigs"),
+        ("DELETE", "/tasks/{id}/pushNotificationConfigs/{config_id}"),
+    )
+]
 ACCEPTED = {
     "POST /tasks": "task.accepted says who, in the same commit",
     "POST /ag-ui/{agent_id}": "task.accepted says who; an answer or a cancel is audited as everywhere",
+    **dict.fromkeys(A2A, "task.accepted says who; an answer or a cancel is audited as everywhere"),
     "POST /events": "the event itself says who has published it",
     "POST /retry": "each task is recorded, as by POST /tasks/{task_id}/retry",
     "POST /cancel": "each task is recorded, as by POST /tasks/{task_id}/cancel",
@@ -157,6 +172,8 @@ READS = {
     "/trees/{task_id}/diff": "trees",
     "/api/agents/{agent_id}/llm": "agents/echo",
     "/v1/evaluations/{evaluation_id}/items": "evaluations/done",
+    "/a2a/tasks/{id}": "tasks/{ended}",
+    "/a2a/agents/{agent_id}/tasks/{id}": "tasks/{ended}",
 }
 """Routes that show contents or a key, and what the record names."""
 FACTS = """
@@ -169,5 +186,12 @@ FACTS = """
 /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions
 /v1/evaluations /v1/evaluations/{evaluation_id}
 /v1/experiments /v1/experiments/{experiment_id} /v1/experiments/{experiment_id}/results
+/.well-known/agent-card.json
+/a2a/.well-known/agent-card.json /a2a/extendedAgentCard /a2a/tasks /a2a/tasks/{id}:subscribe
+/a2a/tasks/{id}/pushNotificationConfigs /a2a/tasks/{id}/pushNotificationConfigs/{config_id}
+/a2a/agents/{agent_id}/.well-known/agent-card.json /a2a/agents/{agent_id}/extendedAgentCard
+/a2a/agents/{agent_id}/tasks /a2a/agents/{agent_id}/tasks/{id}:subscribe
+/a2a/agents/{agent_id}/tasks/{id}/pushNotificationConfigs
+/a2a/agents/{agent_id}/tasks/{id}/pushNotificationConfigs/{config_id}
 """
 """Routes that show what there is and what happened, a schedule's own task, texts of prompts, and figures."""

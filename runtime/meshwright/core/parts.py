@@ -48,6 +48,7 @@ NAMES = (
     "parts.agent_models.part:PART",
     "parts.mcp_server.part:PART",
     "parts.ag_ui.part:PART",
+    "parts.a2a.part:PART",
     "parts.mcp.part:PART",
     "agents.skills.part:PART",
     "parts.coding.part:PART",

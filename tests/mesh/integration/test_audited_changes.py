@@ -221,13 +221,15 @@ async def test_who_reads_contents_is_recorded_and_refused_where_it_cannot_be(tmp
         world["given"] = (await api.mesh.get(Tasks).submit(TaskRequest(agent_id="giver"))).task_id
         await api.mesh.get(Tasks).outcome(world["given"])
         for path, subject in READS.items():
-            headers, last = {"Authorization": f"Bearer {reader.key}"}, await api.mesh.log.last_seq()
+            headers = {"Authorization": f"Bearer {reader.key}", "A2A-Version": "1.0"}
+            last = await api.mesh.log.last_seq()
             below = {"params": {"contents": "true"}} if path.endswith("/steps") else {}
             for refused in (True, False):
                 with pytest.MonkeyPatch.context() as patch:
                     if refused:
                         refuse_audit(api, patch)
-                    url = path.format(task_id=world.fill(subject).removeprefix("tasks/"), **names)
+                    task_id = world.fill(subject).removeprefix("tasks/")
+                    url = path.format(task_id=task_id, id=task_id, **names)
                     async with api.session.get(url, headers=headers, **below) as response:
                         assert (response.status == 503) is refused, (path, await response.text())
                         text = "" if "event-stream" in response.content_type else await response.text()

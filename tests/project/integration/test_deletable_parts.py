@@ -18,6 +18,7 @@ PARTS = {
     "schedules": "parts/schedules",
     "mcp": "parts/mcp",
     "ag_ui": "parts/ag_ui",
+    "a2a": "parts/a2a",
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "parts/agent_config",
