@@ -23,6 +23,7 @@ from tests.support.mcp_agents import (
     FailingJob,
     MultiInput,
     ProtocolErrorJob,
+    SlowCompute,
     WithHeader,
 )
 
@@ -167,6 +168,11 @@ async def read(response: aiohttp.ClientResponse) -> AsyncIterator[Document]:
             if "result" in document:
                 ParseDict(document["result"], a2a_pb2.StreamResponse())
             yield document.get("result") or document["error"]
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: Document, token: str) -> tuple[int, Document]:
+    async with session.post(url, json=body, headers=headers(token)) as response:
+        return response.status, await response.json()
 
 
 def kinds(updates: list[Document]) -> list[str]:
@@ -572,7 +578,9 @@ async def test_roles_and_tenants_bound_what_a_key_does(tmp_path: Path) -> None:
 async def test_cards_are_open_and_streams_end_when_the_mesh_stops(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as session:
         async with (
-            http_mesh(tmp_path, ConfirmDelete, admin_token=ADMIN, a2a={"open_cards": True}) as api,
+            http_mesh(
+                tmp_path, ConfirmDelete, SlowCompute, admin_token=ADMIN, a2a={"open_cards": True}
+            ) as api,
             Client(api.url, ADMIN) as client,
         ):
             await client.create_key(name="ada", roles=["submitter"])
@@ -585,6 +593,14 @@ async def test_cards_are_open_and_streams_end_when_the_mesh_stops(tmp_path: Path
             left = await session.post(f"{api.url}/a2a", json=body, headers=headers(ADMIN))
             updates = read(left)
             assert "task" in await anext(updates)
+            body = {**body, "method": "SendMessage", "params": message(data={"seconds": 600})}
+            url = f"{api.url}/a2a/agents/slow_compute"
+            waiting = asyncio.ensure_future(post(session, url, body, ADMIN))
+            async with Client(api.url, ADMIN) as client:
+                while not await client.tasks(agent_id="slow_compute", status="waiting"):
+                    await asyncio.sleep(0.05)
+        status, document = await waiting
+        assert (status, code(document["error"])) == (503, (-32000, "UNAVAILABLE"))
         rest = [update async for update in updates]
         assert code(rest[-1]) == (-32000, "UNAVAILABLE")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -115,7 +116,7 @@ class _Binding(Endpoint):
             absolute_url(request, ""),
             self._settings.wait_seconds,
             valid_trace(request.headers.get("traceparent")),
-            partial(leaving, request),
+            partial(_leaving, request),
         )
         return await method(service.A2aService(Operations(mesh, request.scope[CALLER]), address), params)
 
@@ -124,6 +125,15 @@ class _Binding(Endpoint):
         settings = request.app.state.mesh.settings
         body = await read_body(request, settings)
         return parse_json(body, settings.max_payload_depth + _ENVELOPE_DEPTH) if body else {}
+
+
+@contextmanager
+def _leaving(request: Request) -> Iterator[Collection[asyncio.Future[Any]]]:
+    """As `leaving`; raises Draining where the server stops, since a wait that ends goes on otherwise."""
+    with leaving(request) as ends:
+        yield ends
+    if open_streams(request).closing().done():
+        raise stopping()
 
 
 def _check_version(request: Request) -> None:
