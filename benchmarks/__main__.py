@@ -32,6 +32,7 @@ BENCHMARKS = {
     "pages": "what 100 open streams of events cost a task",
     "page": "the page in a browser: how soon, and how smoothly",
     "grown": "a task behind 100,000 stored ones, beside one behind 100",
+    "search": "a search by words in 50,000 tasks, and what indexing one costs",
     "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
     "metrics": "what figures cost a task, and how long /metrics takes",

@@ -44,6 +44,7 @@ def grow(folder: Path, tasks: int) -> None:
             _copy(store, table, values)
         store.execute("UPDATE event_log SET seq = (SELECT max(seq) FROM events)")
         store.execute("UPDATE projection_positions SET position = (SELECT seq FROM event_log)")
+        store.execute("UPDATE task_texts_position SET seq = (SELECT seq FROM event_log)")
         store.execute(
             "INSERT OR REPLACE INTO event_blocks SELECT block.seq / :size, time, time, 0, "
             "randomblob(6000), zeroblob(32) FROM events AS block "

@@ -10,7 +10,7 @@ CREATE TABLE task_texts_position (seq BIGINT NOT NULL);     -- of the last event
 INSERT INTO task_texts_position VALUES (0);
 
 CREATE VIRTUAL TABLE task_words USING fts5(
-    request, question, answer, error, content='task_texts', content_rowid='seq',
+    request, question, answer, error, content='task_texts', content_rowid='seq', prefix='2 3',
     tokenize="unicode61 remove_diacritics 0 categories 'L* N* Co Mn Mc'"
 );
 CREATE TRIGGER task_text_inserted AFTER INSERT ON task_texts BEGIN
