@@ -218,13 +218,19 @@ async def test_message_goes_to_the_skill_or_agent_it_names(tmp_path: Path) -> No
         named = await sent(api, "", message("hi", metadata={"skillId": "chatting"}, contextId="ctx-1"))
         assert named["contextId"] == "ctx-1" and answer(named) == "done"
         file = {"raw": "aGk=", "filename": "a.txt", "mediaType": "text/plain"}
-        mixed = message("two", "m2", data={"tone": "kind"})
+        mixed = message("two", "m2", data={"tone": "kind", "numbers": [2.0, {"half": 0.5}]})
         mixed["message"]["parts"] += [{"text": "lines"}, file]
         task = await sent(api, "chatty", mixed)
-        payload = {"text": "two\nlines", "tone": "kind"}
+        numbers = [2, {"half": 0.5}]
+        payload = {"text": "two\nlines", "tone": "kind", "numbers": numbers}
         files = [{"name": "a.txt", "media_type": "text/plain", "data": "aGk="}]
         assert task["artifacts"][0]["parts"][1]["data"]["payload"] == {**payload, "files": files}
-        assert task["history"][0]["parts"] == [{"text": "two\nlines"}, file, {"data": {"tone": "kind"}}]
+        assert task["history"][0]["parts"] == [
+            {"text": "two\nlines"},
+            file,
+            {"data": {"tone": "kind", "numbers": numbers}},
+        ]
+        assert isinstance(task["history"][0]["parts"][2]["data"]["numbers"][0], int)
         drawn = await sent(api, "drawer", message("draw"))
         link = drawn["artifacts"][0]["parts"][1]
         assert (link["filename"], link["mediaType"]) == ("chart.txt", "text/plain")

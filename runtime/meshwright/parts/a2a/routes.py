@@ -43,7 +43,7 @@ _CARD = "/.well-known/agent-card.json"
 _RULE = Rule("speaks A2A", (Role.VIEWER, Role.SUBMITTER))
 _VERSION = "1.0"
 _ENVELOPE_DEPTH = 8  # of a payload in a message in a request
-_IN_HTTP = frozenset({401, 403, 413, 429, 503, 507})  # statuses that proxies and clients act upon
+_IN_HTTP = frozenset({401, 413, 429, 503, 507})  # statuses that proxies and clients act upon
 _REST = (
     ("POST", "/message:send", "SendMessage"),
     ("POST", "/message:stream", "SendStreamingMessage"),

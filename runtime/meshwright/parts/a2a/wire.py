@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from meshwright import ToolFailed
@@ -80,6 +88,15 @@ _HistoryLength = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Metadata = dict[str, Any]
 
 
+def _with_integers(value: Any) -> Any:
+    """Data with whole numbers as integers: the protocol has doubles alone, and SDKs send 1 as 1.0."""
+    if isinstance(value, dict):
+        return {name: _with_integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
 class MessagePart(_ProtoJson):
     """A part of a message."""
 
@@ -89,7 +106,7 @@ class MessagePart(_ProtoJson):
     """The bytes of a file, in base64."""
     url: str | None = None
     """The address of a file."""
-    data: Any = None
+    data: Annotated[Any, AfterValidator(_with_integers)] = None
     """Any JSON."""
     filename: str = ""
     """The name of the file."""
