@@ -32,6 +32,8 @@ def list_tasks(
 ) -> TaskPage:
     """One page of a tenant's tasks."""
     limit = max(1, min(limit, _MAX_PAGE))
+    # First, since texts may be indexed meanwhile.
+    unindexed = 0 if filter.text is None else count_unindexed(session, tenant_id)
     conditions, values = filter.conditions(session, tenant_id)
     place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
     condition, newest = f"{place} < :before AND {conditions}", f"ORDER BY {place} DESC LIMIT :limit"
@@ -41,14 +43,14 @@ def list_tasks(
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
     items = tuple(map(task_summary, rows[:limit]))
     page = TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
-    return page if filter.text is None else _with_matches(session, page, tenant_id, filter.text)
+    return page if filter.text is None else _with_matches(session, page, filter.text, unindexed)
 
 
-def _with_matches(session: Session, page: TaskPage, tenant_id: str, text: str) -> TaskPage:
+def _with_matches(session: Session, page: TaskPage, text: str, unindexed: int) -> TaskPage:
     """A page with the match of each task, and how many tasks may be missing."""
     matches = find_matches(session, text, [task.seq for task in page.items])
     items = tuple(task.model_copy(update={"match": matches.get(task.seq)}) for task in page.items)
-    return page.model_copy(update={"items": items, "unindexed": count_unindexed(session, tenant_id)})
+    return page.model_copy(update={"items": items, "unindexed": unindexed})
 
 
 def _thread_condition(session: Session, condition: str, newest: str, order: TaskOrder) -> str:
