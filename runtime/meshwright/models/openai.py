@@ -24,6 +24,7 @@ from meshwright.models.port import (
     ModelRequest,
     OnDelta,
     ToolCall,
+    ToolSpec,
 )
 from meshwright.models.thinking import ThinkingChunks, read_thinking
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
@@ -206,9 +207,7 @@ class ChatCompletions(Wire):
         if request.max_tokens is not None:
             body[self._limit] = request.max_tokens
         if request.tools:
-            body["tools"] = [
-                {"type": "function", "function": tool.model_dump(mode="json")} for tool in request.tools
-            ]
+            body["tools"] = [{"type": "function", "function": _tool_body(tool)} for tool in request.tools]
             if request.tool_choice != "auto":  # servers do that by default, and some refuse the field
                 body["tool_choice"] = request.tool_choice
         if request.response_schema is not None:
@@ -384,7 +383,7 @@ def _messages_body(
         if files and message.role != "tool":
             yield {"role": "user", "content": files}
             files = []
-        if message.role == "tool" and any(part.get("type") != "text" for part in message.parts):
+        if message.parts and message.role == "tool" and any(p.get("type") != "text" for p in message.parts):
             files.append({"type": "text", "text": f"{_TOOL_FILES} {message.tool_call_id}:"})
             files += [part for part in message.parts if part.get("type") != "text"]
             texts = tuple(part for part in message.parts if part.get("type") == "text")
@@ -417,6 +416,11 @@ def _message_body(message: ChatMessage) -> dict[str, Any]:
     if message.tool_call_id is not None:
         body["tool_call_id"] = message.tool_call_id
     return body
+
+
+def _tool_body(tool: ToolSpec) -> dict[str, Any]:
+    strict = {} if tool.strict is None else {"strict": tool.strict}
+    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters, **strict}
 
 
 def _unmarked(part: Mapping[str, Any]) -> dict[str, Any]:
