@@ -178,6 +178,8 @@ class Knowledge:
             if failed:  # a resumed run does not delegate again, and learns of it here
                 self.learn_failed(_agent_in(arguments), str(result["error"]))
             return
+        if not failed and not self._failures:  # most runs: the arguments may be long
+            return
         invocation = f"{tool.name}({cut(redact(arguments), _MAX_ARGUMENTS_CHARS)})"
         self._failures.pop(invocation, None)
         if failed:
