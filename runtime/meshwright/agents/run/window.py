@@ -82,8 +82,6 @@ class ContextWindow:
         self._limit = _room_for_input(prepared)
         self._asked: tuple[ChatMessage, ...] = ()
         self._counted: tuple[tuple[ChatMessage, ...], int] | None = None
-        self._tokens = _Prefix(0, lambda tokens, message: tokens + _count_tokens(message))
-        self._characters = _Prefix(0, lambda characters, message: characters + _sum_texts(message, len))
 
     def ask(self, messages: Sequence[ChatMessage]) -> None:
         """Note what a call is made with, whose size is estimated only where it matters."""
@@ -200,6 +198,14 @@ class ContextWindow:
         if characters * _MAX_SCALE <= tokens:  # no text has more tokens than characters
             return False
         return self._estimate(messages) * self._scale > tokens
+
+    @cached_property
+    def _tokens(self) -> _Prefix[int]:
+        return _Prefix(0, lambda tokens, message: tokens + _count_tokens(message))
+
+    @cached_property
+    def _characters(self) -> _Prefix[int]:
+        return _Prefix(0, lambda characters, message: characters + _sum_texts(message, len))
 
     @cached_property
     def _fixed_texts(self) -> list[str]:
