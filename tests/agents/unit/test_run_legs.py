@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from meshwright import Agent, Capability, Run, TaskRequest, ToolContext, tool
+from meshwright import Agent, Capability, MeshError, Run, TaskRequest, ToolContext, tool
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import mesh_for
@@ -202,6 +202,38 @@ async def test_legs_go_on_after_their_mesh_has_gone(seed: int, tmp_path: Path) -
         view = await mesh.get(Tasks).task(task_id)
     assert outcome.success and len(view.attempts) == 1
     assert len(agent.taken) == 2 * Tickets.legs
+
+
+class Approved(Tickets):
+    """Asks a person before its legs, in a branch; what comes behind them fails at first."""
+
+    agent_id = "approved"
+    gone_well: list[list[str]]
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        await asyncio.gather(run.ask_person("May the legs begin?"))
+        legs = (await super().run(run))["legs"]
+        self.gone_well.append(legs)
+        if len(self.gone_well) == 1:
+            raise MeshError("the end is not ready")
+        return {"legs": legs}
+
+
+@pytest.mark.parametrize("seed", SEEDS[:5])
+async def test_a_retry_has_the_order_of_results_behind_an_answer(seed: int) -> None:
+    agent = type("TestApproved", (Approved,), {"taken": Counter(), "gone_well": []})
+    model = Slow(seed)
+    async with mesh_for(agent, model=model) as mesh:
+        tasks = mesh.mesh.get(Tasks)
+        receipt = await tasks.submit(TaskRequest(agent_id="approved", payload={"text": "go"}))
+        (question,) = await mesh.questions()
+        await mesh.answer(question, "yes")
+        assert not (await tasks.outcome(receipt.task_id)).success
+        await tasks.retry(receipt.task_id, begin="journal")
+        outcome = await tasks.outcome(receipt.task_id)
+    assert outcome.success, outcome.error
+    assert set(model.calls.values()) == {1} and set(agent.taken.values()) == {1}
+    assert agent.gone_well[0] == agent.gone_well[1]
 
 
 @pytest.mark.parametrize("how", ["timeout", "scope", "hedge", "stream"])

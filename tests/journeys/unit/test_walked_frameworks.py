@@ -213,3 +213,33 @@ def test_a_timeout_begins_as_long_before_a_call_that_is_given_up_as_it_did(seed:
     walked = walk(legs("complete", first, second), seed=seed)
     assert findings_of(walked) == []
     assert [len(view.attempts) for view in walked.tasks.values()] == [1]
+
+
+@pytest.mark.parametrize("kill", [(), (Act("kill", Moment("effects", 2)),)])
+@pytest.mark.parametrize("dies", [0, 1, 2])
+@pytest.mark.parametrize("ways", [("anew", "anew"), ("anew", "goes on"), ("goes on", "anew")])
+def test_each_of_two_programs_makes_its_own_equal_calls(
+    ways: tuple[str, str], dies: int, kill: tuple[Act, ...]
+) -> None:
+    """The second has ended, and waited for a person, when the run comes to it again."""
+    first, second = (
+        Op("session", name=name, way=way, seconds=dies, rounds=((tool(PAY),), (tool(PAY), say("s1"))))
+        for name, way in zip(("u1", "u2"), ways, strict=True)
+    )
+    walked = walk(first, Op("sleep", seconds=5.0), second, Op("sleep", seconds=5.0), acts=kill, checks=True)
+    assert findings_of(walked) == []
+    assert len({effect.key for effect in walked.world.effects}) == 4
+
+
+@pytest.mark.parametrize("pick", [0.5, 0.75, 0.9])
+@pytest.mark.parametrize("seed", [2101136, 3])
+def test_a_fork_has_the_order_of_results_behind_an_answer(pick: float, seed: int) -> None:
+    """A person approved a call of a branch before the first call that is known by its request."""
+    hedge = Op("hedge", branches=((say("y6", "mixed"),), (tool(MAIL),)))
+    launch = tool(Request("launch", "C", 2))
+    others = (hedge, launch), (say("y10"),), (say("y11", "mixed"), launch, launch, say("y3"))
+    approved = Op("gather", branches=((tool(GRANT),),))
+    acts = (Act("end", QUIET), Act("fork", QUIET, pick=pick))
+    walked = walk(approved, legs("complete", *others), acts=acts, seed=seed, checks=True)
+    assert findings_of(walked) == []
+    assert [len(view.attempts) for view in walked.tasks.values()] == [1, 1]

@@ -42,6 +42,7 @@ class Sessions:
         """What the program has got, in the session that came to its end."""
         for number in range(_MAX_SESSIONS):
             if (ending := await self._session(number)) is not None:
+                self._run.end_life()
                 return ending
         raise RuntimeError("the program did not end its work")
 

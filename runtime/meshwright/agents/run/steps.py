@@ -328,6 +328,10 @@ class RunSteps:
         """Note that a program begins: see `Journal.begin_life`."""
         self._journal.begin_life()
 
+    def end_life(self) -> None:
+        """Note, behind the note of its result, that a program has ended: see `Journal.end_life`."""
+        self._journal.end_life()
+
     def program_block(self) -> AbstractContextManager[None]:
         """A block in which the code answers a call of a program; see `Journal.program_block`."""
         return self._journal.program_block()

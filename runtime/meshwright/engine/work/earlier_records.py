@@ -74,6 +74,8 @@ class Earlier:
         self._requests = defaultdict(lambda: defaultdict(dict))
         self.orders: dict[str, RecordedOrder] = {}
         """The order in which results of branches reached the code, by the prefix of their scope."""
+        self._orders_in: dict[str, str] = {}
+        """The stream in which each order began."""
         self._unfinished: set[str] = set()
         self._numbered: dict[str, dict[str, tuple[str, str] | None]] = {}
         self._nths: defaultdict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
@@ -81,8 +83,9 @@ class Earlier:
             self._index(record)
             if record.stream == stream:
                 self.last_record = record.n
-        for order in self.orders.values():
-            order.before |= {record.value["path"] for record in answers if record.n <= order.answers}
+        for prefix, order in self.orders.items():
+            own = [r for r in (*continued, *answers) if _is_answer_in(r, self._orders_in[prefix])]
+            order.before |= {r.value["path"] for r in own if r.n <= order.answers and "path" in r.value}
         for key in waits:
             self._index_path(key.path, (key.kind, key.hash))
             self._index_request(key.path)
@@ -111,6 +114,17 @@ class Earlier:
         for path in (*self.results, *self.intents, *self._unfinished):
             name, _, nth = path[len(prefix) :].partition(".")[0].rpartition("x")
             if path.startswith(prefix) and is_branch(name) and nth.isdigit():
+                numbers[name] = max(numbers.get(name, 0), int(nth))
+        return numbers
+
+    def last_program_calls(self, number: int) -> Mapping[str, int]:
+        """The last number of each call of programs, by its path, among those that began by a step."""
+        numbers = dict[str, int]()
+        for path, step in (*self.results.items(), *self.intents.items()):
+            parts = path.split(".")
+            at = next((at for at, part in enumerate(parts, start=1) if is_of_program(part)), None)
+            if at is not None and step["number"] <= number:
+                name, _, nth = ".".join(parts[:at]).rpartition("x")
                 numbers[name] = max(numbers.get(name, 0), int(nth))
         return numbers
 
@@ -188,7 +202,8 @@ class Earlier:
         value = record.value
         for prefix, order in value.get("order", {}).items():
             if prefix not in self.orders:
-                self.orders[prefix] = RecordedOrder(before=self.results)
+                self.orders[prefix] = RecordedOrder(before=() if "before" in order else self.results)
+                self._orders_in[prefix] = record.stream
             self.orders[prefix].add(order)
             for branch in order.get("given_up", ()):
                 self._index_request(f"{prefix}{branch}.1")
@@ -269,6 +284,12 @@ _APPROVE = "approve "  # begins the kind of a step
 
 def _record_name(record: Record) -> str:
     return f"{record.stream}/{record.n}"
+
+
+def _is_answer_in(record: Record, stream: str) -> bool:
+    """Whether a record is an answer to the attempt that one of its claims wrote the stream of."""
+    name = answers_stream("")
+    return record.stream.endswith(name) and f"{stream}/".startswith(f"{record.stream.removesuffix(name)}/")
 
 
 def changing_steps(records: Sequence[Record]) -> list[str]:
@@ -510,7 +531,7 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> StepOrigin:
         )
     kept = [_copied(record) for record in steps if _belongs(record.value, path, last["number"])]
     kept = _without_open_decisions(kept)
-    if kept:
+    if kept and any("order" in record.value for record in records):
         kept[-1].value["order"] = _orders_up_to(last["number"], records, kept)
     return StepOrigin(path, kept)
 
@@ -523,16 +544,12 @@ def _step_numbers(records: Sequence[Record]) -> dict[str, int]:
 
 def _orders_up_to(number: int, records: Sequence[Record], kept: Sequence[Record]) -> dict[str, Any]:
     """The orders of results, by the prefixes of their scopes, for a fork that keeps some of the records."""
-    orders: dict[str, RecordedOrder] = {}
-    for record in records:
-        for prefix, order in record.value.get("order", {}).items():
-            orders.setdefault(prefix, RecordedOrder()).add(order)
     paths = {record.value["path"] for record in kept}
     gone = {record.value["path"] for record in records if "kind" in record.value} - paths
     orders_up_to: dict[str, Any] = {}
-    for prefix, order in orders.items():
+    for prefix, order in Earlier((), (), (), "", continued=records).orders.items():
         begun = _branches_in(prefix, paths)
-        steps = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
+        steps = {path for path in paths if path.startswith(prefix)}
         orders_up_to[prefix] = order.up_to(number, begun, steps | begun - _branches_in(prefix, gone))
     return orders_up_to
 

@@ -241,6 +241,13 @@ class Journal:
         """Note that a program outside begins a life: it has the results of what it asks for again."""
         self._paths.begin_life()
 
+    def end_life(self) -> None:
+        """Note, right behind a step that records it, that a program outside has ended its work.
+
+        Programs that begin behind that step ask for calls of their own, though they may be equal.
+        """
+        self._paths.end_life()
+
     def begin_life_call(self, call: LifeCall) -> None:
         """Number the branch that the asyncio task begins as a call of a program outside."""
         self._paths.begin_life_call(call)

@@ -145,13 +145,15 @@ class OpenStep:
 class LifeCall(NamedTuple):
     """A call of a program outside, and its number among equal ones.
 
-    A program that begins again asks for its `nth` call of that request, and has its result. One that goes on
-    (None) asks for a new one, counted behind all before; with `is_again` for one of these that was begun and
-    has not ended. `numbered` gets the number before the call can take effect.
+    A program that begins again asks for its `nth` call of that request, and has its result; `in_life` says
+    that it counts its own ones, behind those of programs that have ended their work. One that goes on (None)
+    asks for a new one, counted behind all before; with `is_again` for one of these that was begun and has not
+    ended. `numbered` gets the number before the call can take effect.
     """
 
     nth: int | None
     is_again: bool = False
+    in_life: bool = False
     numbered: Callable[[int], None] = lambda nth: None
 
 
@@ -256,6 +258,8 @@ class Paths:
         """The calls of programs outside, by their asyncio tasks."""
         self._live: set[str] = set()
         """The prefixes of their branches that are under way."""
+        self._ended_calls: Mapping[str, int] = {}
+        """The last number of each of their calls when one of them had ended its work."""
         self._threads = CodeThreads()
         self._unclaimed: dict[str, set[str]] = {}
         """The recorded branches of these that have not begun again."""
@@ -375,6 +379,8 @@ class Paths:
         of_request = f"{PROGRAM}{hash_request([kind, request_hash])[:_NAME_CHARS]}"
         call = self._life_calls[task]
         nth = call.nth
+        if nth is not None and call.in_life:
+            nth += self._ended_calls.get(f"{scope.prefix}{of_request}", 0)
         if nth is None and call.is_again:
             unended = self._earlier.unended_calls(scope.prefix, of_request)
             free = (n for n in unended if f"{scope.prefix}{of_request}x{n}." not in self._live)
@@ -393,6 +399,12 @@ class Paths:
         for scope in self._requests.values():
             for name in [name for name in scope.branches if is_of_program(name)]:
                 del scope.branches[name]
+
+    def end_life(self) -> None:
+        """Count the calls of programs to come behind those that were made: see `Journal.end_life`."""
+        scope = self.here()
+        number = self._earlier.number_at(f"{scope.prefix}{scope.steps}") or self.counter
+        self._ended_calls = self._earlier.last_program_calls(number)
 
     @contextmanager
     def program_block(self) -> Iterator[None]:
@@ -480,7 +492,8 @@ class Paths:
         begins = PROGRAM_REQUEST if is_of_life else "by"
         of_request = f"{begins}{hash_request([kind, request_hash])[:_REQUEST_CHARS]}"
         if is_of_life or scope.order is not None:  # the code asks in its recorded order
-            scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
+            ended = self._ended_calls.get(f"{scope.prefix}{of_request}", 0)
+            scope.branches[of_request] = nth = scope.branches.get(of_request, ended) + 1
             return f"{of_request}x{nth}"
         recorded = self._earlier.requests_in(scope.prefix).get(of_request, {})
         unclaimed = self._unclaimed[scope.prefix]

@@ -60,6 +60,7 @@ class RecordedOrder:
         self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
         self.seconds |= value.get("seconds", {})
         self.answers = value.get("answers", self.answers)
+        self.before |= {*value.get("before", ())}
 
     def up_to(self, number: int, begun: Collection[str], ended: Collection[str]) -> dict[str, Any]:
         """The order, as a record says it, of the branches that have `begun` and `ended` by a step.
@@ -84,7 +85,7 @@ class RecordedOrder:
             "heard": heard,
             "given_up": {name: [*self.given_up[name]] for name in heard if name in self.given_up},
             "seconds": {name: self.seconds[name] for name in heard if name in self.seconds},
-            "answers": self.answers,
+            "before": [path for path in self.before if path in ended],
         }
 
 

@@ -104,6 +104,7 @@ class _Job:
             if ending is None:
                 continue
             if "failed" not in ending:
+                self._run.end_life()
                 self._failures, self._denied = 0, ending.get("denied", [])
                 return _answer(self._name, ending)
             self._failures += 1

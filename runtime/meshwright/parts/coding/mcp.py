@@ -104,7 +104,8 @@ class McpAnswers:
             if self._known is not None:
                 self._known.begin(name, arguments, number, call_id)
 
-        self._run.begin_life_call(LifeCall(nth, is_again=True, numbered=begin))
+        in_life = not self.goes_on
+        self._run.begin_life_call(LifeCall(nth, is_again=True, in_life=in_life, numbered=begin))
         return call_id
 
 
