@@ -124,8 +124,8 @@ class TaskWaiting(
 class WaitEnded(WorkPayload, type="wait.ended", word="waited"):
     key: Fact[str]
     kind: Fact[WaitKind]
-    how: Fact[Literal["answered", "due", "expired"]]
-    """answered, due or expired"""
+    how: Fact[Literal["answered", "due", "expired", "withdrawn"]]
+    """answered, due, expired, or withdrawn by the code that waited"""
     answered_by: Fact[str | None]
     decision: Fact[Literal["approved", "denied"] | None] = None
     """approved or denied, where that was the question"""

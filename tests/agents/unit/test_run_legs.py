@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,83 @@ async def test_a_call_that_its_caller_gave_up_is_made_once(how: str) -> None:
     assert set(model.calls.values()) == {1}
     assert outcome.result["end"] == "the end!"
     assert len(outcome.result["got"]) == 3
+
+
+class Doubtful(Agent):
+    """Gives up what is no call of a framework: tools, waits and tasks of others, by a timeout of its own."""
+
+    agent_id = "doubtful"
+    capabilities = (Capability("doubt"),)
+    prompt_text = "x"
+    delegates_to = ("patient",)
+    made: Counter[str]
+
+    @tool(effect="change", idempotent=True)
+    async def ship(self, context: ToolContext) -> str:
+        """Ship it."""
+        return await self._never("ship")
+
+    @tool(effect="change")
+    async def pay(self, context: ToolContext) -> str:
+        """Pay it."""
+        return await self._never("pay")
+
+    async def _never(self, name: str) -> str:
+        self.made[name] += 1
+        await asyncio.sleep(60)
+        return name
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        how = run.task.text
+        waits: dict[str, Callable[[], Any]] = {
+            "step": lambda: run.step("look", lambda: self._never("look")),
+            "person": lambda: run.ask_person("Is it right?"),
+            "sleep": lambda: run.sleep(seconds=0.5),
+            "task": lambda: run.delegate("patient", "wait"),
+        }
+        begin = waits.get(how, lambda: run.call(how))
+
+        async def beside() -> str:
+            return await run.step("beside", lambda: asyncio.sleep(0.4, "done"))
+
+        async def leg() -> str:
+            try:
+                await asyncio.wait_for(begin(), 0.1)
+            except TimeoutError:
+                return "gave up"
+            return "got it"
+
+        got = await asyncio.gather(leg(), beside())
+        for _ in range(3):
+            await run.sleep(seconds=0.3)
+        return {"got": got, "sure": await run.ask_person("Sure?")}
+
+
+class Patient(Agent):
+    """Waits for a person."""
+
+    agent_id = "patient"
+    capabilities = (Capability("patience"),)
+    prompt_text = "x"
+
+    async def run(self, run: Run) -> str:
+        return await run.ask_person("When?")
+
+
+@pytest.mark.parametrize("how", ["ship", "pay", "step", "person", "sleep", "task"])
+async def test_what_its_caller_gave_up_is_given_up_again(how: str) -> None:
+    agent = type("TestDoubtful", (Doubtful,), {"made": Counter()})
+    async with mesh_for(agent, Patient) as mesh:
+        receipt = await mesh.mesh.get(Tasks).submit(TaskRequest(agent_id="doubtful", payload={"text": how}))
+        while (questions := await mesh.questions())[-1].question != "Sure?":
+            await asyncio.sleep(0.05)
+        assert [question.question for question in questions] == ["Sure?"]
+        await mesh.answer(questions[0], "yes")
+        outcome = await mesh.mesh.get(Tasks).outcome(receipt.task_id)
+        ends = [
+            event.payload["how"] for event in mesh.events("wait.ended") if event.payload["how"] == "withdrawn"
+        ]
+    assert outcome.success, outcome.error
+    assert outcome.result["got"] == ["gave up", "done"]
+    assert sum(agent.made.values()) == (how in ("ship", "pay", "step"))
+    assert len(ends) == (how in ("person", "sleep", "task"))

@@ -358,7 +358,7 @@ def _change(event: Event) -> dict[str, Any]:
     if (deployment := DeploymentLeftAlone.read(event)) is not None:
         return _refusal(deployment)
     if (end := WaitEnded.read(event)) is not None:
-        status = "expired" if end.how == "expired" else "answered"
+        status = {"expired": "expired", "withdrawn": "closed"}.get(end.how or "", "answered")
         by = {"answered_by": end.answered_by, "decision": end.decision}
         return {"status": status, "ended_at": event.time, **by, **_UNCLAIMED}
     if (reached := QuestionReached.read(event)) is not None:

@@ -40,7 +40,8 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
     `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
     delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
     wait; the cost is None once a worker that is gone may have made calls since, and was open then
-    (`is_cost_open`) where the ledger had estimated such calls. `stalled_claims` counts the
+    (`is_cost_open`) where the ledger had estimated such calls. `gave_up_tasks` says that its code gave up
+    waiting for a task that it delegated: no run reads what that costs. `stalled_claims` counts the
     claims in a row, the one that runs included, that have neither finished a step nor ended otherwise than
     with their process.
     """
@@ -70,6 +71,7 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
     changed: bool = False
     is_cost_open: bool = False
     cancelled: str | None = None
+    gave_up_tasks: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

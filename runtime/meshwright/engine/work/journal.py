@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -335,6 +336,7 @@ class Journal:
         if key.path in self._earlier.results:
             await self._take_result(opened)
             return
+        await self._give_up_again(scope, key)
         await self.replay.check_begins(scope, key)
         if opened.costly:
             self.cut_calls.take_begun(opened)
@@ -360,7 +362,7 @@ class Journal:
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:
-            self.leave(opened, error)
+            await self.break_off(opened, error)
             raise
 
     def _note_begin(self, opened: OpenStep) -> None:
@@ -392,6 +394,42 @@ class Journal:
         if is_ordered or not (self._paths.is_alone or key.path in order.recorded.before):
             with self._waits.busy():
                 await order.hand_out(key.path)
+
+    async def break_off(self, opened: OpenStep, error: BaseException) -> None:
+        """Journal a step whose block raises, as `leave` does, and that its caller gave it up."""
+        self.leave(opened, error)
+        if isinstance(error, asyncio.CancelledError):
+            await self._give_up(opened.scope, opened.key, opened.begun)
+
+    async def _give_up(self, scope: Scope, key: StepKey, begun: float) -> None:
+        """Record that the caller of a numbered step, which began at a time, gave it up: it is not made again.
+
+        Calls that are known by their requests record that themselves.
+        """
+        if (
+            self.replay.is_ending
+            or self._is_lost
+            or (order := self._paths.order_from(scope, key.path)) is None
+        ):
+            return
+        order.begin(key.path, key.number)
+        await self.requested_calls.give_up(order, key.path, round(time.monotonic() - begun, 3))
+
+    async def _give_up_again(self, scope: Scope, key: StepKey) -> None:
+        """Wait where the caller of a numbered step gave it up before, until it does again.
+
+        Returns where it did not: then the code has changed, and needs its result.
+        """
+        order = self._paths.order_around(scope, key.path) if self._paths.has_orders else None
+        if order is None or key.path not in order.recorded.given_up:
+            return
+        begun = time.monotonic()
+        order.begin_step(key.path)
+        try:
+            await self.replay.wait_given_up(order, key.path)
+        except asyncio.CancelledError:
+            await self._give_up(scope, key, begun)
+            raise
 
     async def _is_joined(self, opened: OpenStep) -> bool:
         """Whether a step of a program has a result by the call of a life before that was under way."""
@@ -508,6 +546,7 @@ class Journal:
         repeatable: it could not be resumed.
         """
         scope, key = self._next(step_kind, request)
+        await self._give_up_again(scope, key)
         if key.path in self._earlier.results:
             for step in scope.steps_around():
                 step.has_waited = True
@@ -534,8 +573,12 @@ class Journal:
             child_task_id=None if task is None else task.task_id,
             group="" if group is None else group.name,
         )
-        await self._waits.wait(scope, wait, task)
-        return None
+        begun = time.monotonic()
+        try:
+            await self._waits.wait(scope, wait, task)
+        except asyncio.CancelledError:
+            await self._give_up(scope, key, begun)
+            raise
 
     async def park(
         self, kind: WaitKind, reason: str, due_at: datetime, subject: dict[str, Any] | None = None

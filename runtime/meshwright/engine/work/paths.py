@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -30,6 +31,7 @@ class _Journal(Protocol):
     def has_orders(self) -> bool: ...
     async def enter(self, opened: OpenStep) -> None: ...
     def leave(self, opened: OpenStep, error: BaseException | None) -> None: ...
+    async def break_off(self, opened: OpenStep, error: BaseException) -> None: ...
     async def hand_out(self, scope: Scope, key: StepKey) -> None: ...
 
 
@@ -79,6 +81,8 @@ class OpenStep:
         """Whether it may have changed something, though it may fail."""
         self.started_at: datetime | None = None
         """When this claim began to run it; None if it is `paid`."""
+        self.begun = time.monotonic()
+        """The same, for how long it took until its caller gave it up."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
         self.journal = journal
 
@@ -89,10 +93,14 @@ class OpenStep:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.is_replayed:
-            self.journal.leave(self, error)
-            if self.journal.has_orders and (error is None or isinstance(error, Exception)):
-                await self.journal.hand_out(self.scope, self.key)
+        if self.is_replayed:
+            return
+        if error is not None:
+            await self.journal.break_off(self, error)
+        else:
+            self.journal.leave(self, None)
+        if self.journal.has_orders and (error is None or isinstance(error, Exception)):
+            await self.journal.hand_out(self.scope, self.key)
 
     @property
     def number(self) -> int:
@@ -463,12 +471,16 @@ class Paths:
 
         The checks of steps are the journal's own: they do not come again once their step has a result.
         """
-        base = scope.base
+        prefix = scope.base.prefix
+        if prefix not in self._requests and prefix not in self._earlier.orders:
+            return None
+        return self.order_from(scope, path)
+
+    def order_from(self, scope: Scope, path: str) -> ResultOrder | None:
+        """The same, which begins here if it has not: with a numbered step that its caller gives up."""
         if scope.by_request or scope.is_of_life or _OF_PROGRAM.get() or is_doubt(path):
             return None
-        if base.prefix not in self._requests and base.prefix not in self._earlier.orders:
-            return None
-        return self._requests_in(base).order
+        return self._requests_in(scope.base).order
 
     def _requests_in(self, base: Scope) -> Scope:
         """The scope of the branches in another that are named by their requests alone."""

@@ -343,7 +343,8 @@ class Waiting(Struct):
     """A run waits for these too, in addition to earlier ones; it may still work on other branches.
 
     The `children` are given to the orchestrator in the same commit. `answers` is how many of the attempt's
-    answers the run has read, `once` how many steps have begun that are not idempotent.
+    answers the run has read, `once` how many steps have begun that are not idempotent, `given_up` the ids of
+    waits that their callers gave up.
     """
 
     task_id: str
@@ -352,6 +353,7 @@ class Waiting(Struct):
     children: tuple[Task, ...] = ()
     answers: int = 0
     once: int = 0
+    given_up: tuple[str, ...] = ()
 
 
 class Suspend(Waiting):

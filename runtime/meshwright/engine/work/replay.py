@@ -117,6 +117,13 @@ class Replay:
 
     async def until_given_up(self, scope: Scope, order: ResultOrder, name: str) -> NoReturn:
         """Wait until the caller of a branch gives it up again. If it does not, end as `check` does."""
+        await self.wait_given_up(order, name)
+        call = f"A call of task {self._work.task.task_id}"
+        mismatch = _mismatch(f"{call} was given up by its caller, and is not given up now")
+        await self._end_replay(scope, mismatch)
+
+    async def wait_given_up(self, order: ResultOrder, name: str) -> None:
+        """Wait until the caller of a branch, or of a step, gives it up again; returns if it does not."""
         self._cancels.deliver()
         seconds = order.recorded.given_up[name].seconds
         try:
@@ -124,9 +131,6 @@ class Replay:
                 await asyncio.sleep(seconds + _GIVE_UP_SECONDS)
         finally:
             order.to_give_up.pop(name, None)
-        call = f"A call of task {self._work.task.task_id}"
-        mismatch = _mismatch(f"{call} was given up by its caller, and is not given up now")
-        await self._end_replay(scope, mismatch)
 
     async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
         """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""

@@ -111,16 +111,23 @@ class RequestedCalls:
                 order.reading_on.add(name)
         if order is None or name is None or self._replay.is_ending:
             return True
-        if not self._paths.is_stopping:
-            if order.has_result(name) and task.done() and not task.cancelled():
-                # Calls that are given up before it take their time again: that of its caller ends early.
-                await self._though_cancelled(order.hand_out(name))
-                self._cancels.hold(call.cancels_before)
-                return False
-            await self._though_cancelled(order.turn(name))
-        order.give_up(name, seconds, call.streamed())
-        asyncio.get_running_loop().call_soon(self._write_given_up)
+        has_result = order.has_result(name) and task.done() and not task.cancelled()
+        if has_result and not self._paths.is_stopping:
+            # Calls that are given up before it take their time again: that of its caller ends early.
+            await self._though_cancelled(order.hand_out(name))
+            self._cancels.hold(call.cancels_before)
+            return False
+        await self.give_up(order, name, seconds, call.streamed())
         return True
+
+    async def give_up(
+        self, order: ResultOrder, name: str, seconds: float, streamed: Sequence[Any] = ()
+    ) -> None:
+        """Record that the caller of a branch, or of a step, gave it up after so many seconds, in its turn."""
+        if not self._paths.is_stopping:
+            await self._though_cancelled(order.turn(name))
+        order.give_up(name, seconds, streamed)
+        asyncio.get_running_loop().call_soon(self._write_given_up)
 
     async def _though_cancelled(self, turn: Coroutine[Any, Any, None]) -> None:
         """Wait for the turn of a call whose caller cancels it, perhaps again and again."""

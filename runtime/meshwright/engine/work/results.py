@@ -145,6 +145,8 @@ class ResultOrder:
     def begin_step(self, path: str) -> None:
         """Note that the code begins a step that is numbered, whose result is handed out by its path."""
         self._asked[path] = self._count
+        if path in self.recorded.given_up:
+            self.to_give_up[path] = time.monotonic()
         self._change()
 
     async def hand_out(self, name: str) -> None:

@@ -67,6 +67,7 @@ from meshwright.engine.work.slots import Review, Watch, Withdraw
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _STOPS_DEADLINE = ("person", "money")
 _NO_REMINDER = Reminder()
+_NOT_NEEDED = "its result is no longer needed"
 
 
 class AgentThread(Actor[ThreadState]):
@@ -361,6 +362,8 @@ class AgentThread(Actor[ThreadState]):
     def _take_waits(self, turn: Turn, entry: Entry, waiting: Waiting) -> list[Wait]:
         """Add the waits that are new, and give their children to the orchestrator."""
         entry.answers = max(entry.answers, waiting.answers)  # a redriven entry has not counted those before
+        for wait_id in waiting.given_up:
+            self._withdraw(turn, entry, wait_id)
         # A run whose report got no reply makes it again.
         new = [
             wait.remind_from(turn.now, self._reminder)
@@ -380,6 +383,16 @@ class AgentThread(Actor[ThreadState]):
             self._set_alarm(turn)
         self._pause(turn, entry)
         return new
+
+    def _withdraw(self, turn: Turn, entry: Entry, wait_id: str) -> None:
+        """End a wait that its caller gave up, if it has not ended by itself."""
+        if (wait := entry.wait(wait_id)) is None:
+            return
+        entry.remove_wait(wait)
+        if (child := wait.child_task_id) is not None:
+            self._cancel_child(turn, child, wait, _NOT_NEEDED)
+            entry.gave_up_tasks = True
+        self._record(turn, entry, WaitEnded(key=wait_id, kind=wait.kind, how="withdrawn", answered_by=None))
 
     def _answer(
         self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], reply: Answer | None = None
@@ -456,17 +469,20 @@ class AgentThread(Actor[ThreadState]):
     def _cancel_children(self, turn: Turn, entry: Entry, reason: str) -> None:
         for wait in entry.waits:
             if (child := wait.child_task_id) is not None:
-                cancel = Cancel(task_id=child, reason=reason, parent_key=wait.wait_id)
-                turn.send(self._task(child), "cancel", cancel)
+                self._cancel_child(turn, child, wait, reason)
+
+    def _cancel_child(self, turn: Turn, child: str, wait: Wait, reason: str) -> None:
+        cancel = Cancel(task_id=child, reason=reason, parent_key=wait.wait_id)
+        turn.send(self._task(child), "cancel", cancel)
 
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
         if entry.claims and not outcome.success and self.ref.id != f"{self._tenant}:{entry.task_id}":
             turn.send(conversation_ref(self.ref), "forget", entry.task_id)  # it may stand there as open
-        if entry.has_news or entry.has_children:  # what they cost, no run has read
+        if entry.has_news or entry.has_children or entry.gave_up_tasks:  # what they cost, no run has read
             outcome = outcome.model_copy(update={"cost_usd": None})
         if entry.waits:
-            self._cancel_children(turn, entry, "its result is no longer needed")
+            self._cancel_children(turn, entry, _NOT_NEEDED)
             entry.waits = []
             self._set_alarm(turn)
         self._pause(turn, entry)

@@ -95,8 +95,11 @@ class Waits:
         self._waiters = defaultdict[str, int](int)
         """How many calls wait at a path: those beside one another may wait for one answer."""
         self._unsent: dict[str, tuple[Wait, Task | None]] = {}
+        self._given_up: dict[str, None] = {}
+        """The ids of waits that their callers gave up, as far as the thread has not been told."""
         self._sending: asyncio.Task[None] | None = None
         self._check: asyncio.TimerHandle | None = None
+        self._is_over = False
         self._busy = 0
         self._begins = 0
 
@@ -114,7 +117,7 @@ class Waits:
         """Note that a step has ended, however it did."""
         if not step.waits:
             self._busy -= 1
-        if self._open:
+        if self._open or self._given_up:
             self._check_soon()
 
     @contextmanager
@@ -148,6 +151,8 @@ class Waits:
         try:
             await asyncio.get_running_loop().create_future()
         finally:  # cancelled
+            self._given_up[wait.wait_id] = None
+            self._check_soon()
             for step in around:
                 step.waits -= 1
                 self._busy += step.waits == 0
@@ -163,21 +168,25 @@ class Waits:
 
     def stop(self) -> set[asyncio.Task[None]]:
         """Look no more; returns the asyncio tasks that the caller cancels."""
+        self._is_over = True
         if self._check is not None:
             self._check.cancel()
         return set() if self._sending is None else {self._sending}
 
     def _check_soon(self) -> None:
-        if self._check is None and self.suspended is None:
+        if self._check is None and self.suspended is None and not self._is_over:
             self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begins)
 
     def _look(self, begins: int) -> None:
         self._check = None
         main = self._paths.main
-        if self.suspended is not None or not self._open or main is None:
+        if self.suspended is not None or main is None:
             return
-        if self._busy:
-            if self._unsent and self._sending is None:
+        if self._busy or not self._open:
+            is_given_up = (
+                bool(self._given_up) and not main.cancelling()
+            )  # else a stop may have ended the wait
+            if (self._unsent or is_given_up) and self._sending is None:
                 self._sending = asyncio.create_task(self._send())
         elif begins != self._begins:  # a step began since: others may follow
             self._check_soon()
@@ -202,6 +211,7 @@ class Waits:
             children=tuple(child for _, child in self._unsent.values() if child is not None),
             answers=self._earlier.answers,
             once=len(self._earlier.intents),
+            given_up=() if self._paths.is_stopping else tuple(self._given_up),
         )
 
     async def _send(self) -> None:
@@ -212,11 +222,13 @@ class Waits:
             for wait in waiting.waits:
                 self._earlier.waits[wait.step.path] = wait.step
                 self._unsent.pop(wait.step.path, None)
+            for wait_id in waiting.given_up:
+                self._given_up.pop(wait_id, None)
         except (MailboxFull, HostError) as lost:  # they are sent again, at the latest when the run suspends
             logger.warning("task %s does not wait yet: %s", self._work.task.task_id, lost)
         finally:
             self._sending = None
-            if self._open:
+            if self._open or self._given_up:
                 self._check_soon()
 
     def question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
