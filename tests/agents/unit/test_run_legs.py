@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,33 @@ class Tickets(Agent):
         return {"legs": legs}
 
 
+async def hedged(*asked: Coroutine[Any, Any, Any]) -> Any:
+    """The text of the first reply; the others are given up."""
+    calls = [asyncio.ensure_future(call) for call in asked]
+    done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    for call in pending:
+        call.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    return done.pop().result().choices[0].message.content
+
+
+async def cancelled_at_each_turn(run: Run, number: int) -> list[str]:
+    """The pieces of a stream, once it is given up as scopes of anyio do it."""
+    pieces, has_begun = list[str](), asyncio.Event()
+
+    def on_delta(text: str) -> None:
+        pieces.append(text)
+        has_begun.set()
+
+    messages = [{"role": "user", "content": f"stream {number}"}]
+    call = asyncio.ensure_future(run.complete(messages, on_delta=on_delta))
+    await has_begun.wait()
+    while not call.done():
+        call.cancel()
+        await asyncio.sleep(0)
+    return pieces
+
+
 class Impatient(Agent):
     """Gives calls up as frameworks do: by a timeout, by a hedge, by leaving a stream early."""
 
@@ -111,13 +138,10 @@ class Impatient(Agent):
                         await say(f"never {number}")
                 except TimeoutError:
                     got.append("timeout")
+            elif how == "twice":
+                got += await cancelled_at_each_turn(run, number)
             elif how == "hedge":
-                calls = [asyncio.ensure_future(say(f"{name} {number}")) for name in ("never", "soon")]
-                done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-                for call in pending:
-                    call.cancel()
-                await asyncio.gather(*pending, return_exceptions=True)
-                got.append(done.pop().result().choices[0].message.content)
+                got.append(await hedged(*(say(f"{name} {number}") for name in ("never", "soon"))))
             else:
                 stream = await say(f"stream {number}", stream=True)
                 async for part in stream:
@@ -237,7 +261,7 @@ async def test_a_retry_has_the_order_of_results_behind_an_answer(seed: int) -> N
     assert agent.gone_well[0] == agent.gone_well[1]
 
 
-@pytest.mark.parametrize("how", ["timeout", "scope", "hedge", "stream"])
+@pytest.mark.parametrize("how", ["timeout", "scope", "twice", "hedge", "stream"])
 async def test_a_call_that_its_caller_gave_up_is_made_once(how: str) -> None:
     model = Slow()
     outcome = await ended(Impatient, model, how)

@@ -254,12 +254,8 @@ class Generator:
         chance = self._chance
         [kind] = chance.choices(_LEG_KINDS, _LEG_WEIGHTS)
         is_thread = way == "threads"
-        if (inner and kind in ("timed", "hedge", "sleep", "ask")) or (
-            is_thread and kind not in ("say", "tool", "timed")
-        ):
+        if (inner and kind in ("timed", "hedge")) or (is_thread and kind not in ("say", "tool", "timed")):
             kind = "tool" if is_thread else "say"
-        if inner and way == "own" and kind == "tool":  # `run.call` begins anew when it was given up
-            kind = "say"
         match kind:
             case "tool":
                 return shared[0] if chance.random() < 0.6 else self._tool()

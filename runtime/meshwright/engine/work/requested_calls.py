@@ -106,7 +106,7 @@ class RequestedCalls:
         if not task.done():
             task.cancel()
             if not call.reads_on or has_ended or order is None or name is None or call.streamed():
-                await asyncio.gather(task, return_exceptions=True)
+                await self._until_ended(task)
             else:
                 order.reading_on.add(name)
         if order is None or name is None or self._replay.is_ending:
@@ -124,10 +124,23 @@ class RequestedCalls:
         self, order: ResultOrder, name: str, seconds: float, streamed: Sequence[Any] = ()
     ) -> None:
         """Record that the caller of a branch, or of a step, gave it up after so many seconds, in its turn."""
-        if not self._paths.is_stopping:
-            await self._though_cancelled(order.turn(name))
-        order.give_up(name, seconds, streamed)
-        asyncio.get_running_loop().call_soon(self._write_given_up)
+        try:
+            if not self._paths.is_stopping:
+                await self._though_cancelled(order.turn(name))
+        finally:
+            order.give_up(name, seconds, streamed)
+            asyncio.get_running_loop().call_soon(self._write_given_up)
+
+    async def _until_ended(self, task: asyncio.Task[Any]) -> None:
+        """Wait for the end of a call that is being cancelled, though its caller is cancelled once more."""
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                if self._replay.is_ending:
+                    raise
+        if not task.cancelled():
+            task.exception()  # it is nobody's any more
 
     async def _though_cancelled(self, turn: Coroutine[Any, Any, None]) -> None:
         """Wait for the turn of a call whose caller cancels it, perhaps again and again."""
