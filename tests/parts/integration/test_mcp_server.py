@@ -391,3 +391,17 @@ async def test_hostile_messages_are_answered_and_leave_nothing(api: Api, seed: i
             "/mcp", data=data, headers={"Accept": "application/json, text/event-stream"}
         ) as response:
             assert response.status == status
+
+
+async def test_a_call_is_told_how_to_ask_later_when_the_mesh_stops(tmp_path: Path) -> None:
+    request = {"name": "slow_compute", "arguments": {"seconds": 600}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": request}
+    headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-06-18"}
+    async with httpx2.AsyncClient(headers=headers, timeout=120) as http:
+        async with http_mesh(tmp_path, *MCP_AGENTS) as api:
+            calling = asyncio.create_task(http.post(f"{api.url}/mcp", json=body))
+            while not (waiting := await api.client.tasks(status="waiting")):
+                await asyncio.sleep(0.05)
+        answer = await calling
+    assert answer.status_code == 200
+    assert f"Task {waiting[0].task_id} goes on" in answer.text and "mesh_get_task" in answer.text

@@ -23,3 +23,5 @@ class Exchange(NamedTuple):
     """Begins a wait, with futures of which one is done once it need not go on."""
     watched: Ending
     """Begins a stream, with the same futures."""
+    is_stopping: Callable[[], bool]
+    """Whether the server is stopping: each wait ends at once from then on."""

@@ -116,7 +116,8 @@ class _McpResponse(Response):
 
         operations = Operations(self._mesh, scope[CALLER])
         state = scope["app"].state
-        exchange = Exchange(operations, partial(_ending, state, scope), partial(_watched, state, scope))
+        ending, watched = partial(_ending, state, scope), partial(_watched, state, scope)
+        exchange = Exchange(operations, ending, watched, lambda: state.streams.closing().done())
         # The server leaves white space at the end of a header, which the protocol compares with the body.
         headers = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         await self._handle({**scope, "headers": headers, EXCHANGE: exchange}, receive_again, send)

@@ -292,9 +292,10 @@ class MeshServer:
                 return types.InputRequiredResult.model_validate(
                     {"inputRequests": requests, "requestState": task_id, "resultType": "input_required"}
                 )
-            if (waits or left <= 0) and _knows_tasks(ctx):
+            is_left = bool(waits) or left <= 0 or exchange.is_stopping()
+            if is_left and _knows_tasks(ctx):
                 return self._handle(view)
-            if waits or left <= 0:
+            if is_left:
                 return types.CallToolResult(content=[types.TextContent(text=_unfinished(view, waits))])
             await ctx.session.report_progress(count, message=f"Task {task_id}: {wire.status_text(view)}")
             count += 1
