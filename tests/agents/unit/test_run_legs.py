@@ -348,3 +348,32 @@ async def test_what_its_caller_gave_up_is_given_up_again(how: str) -> None:
     assert outcome.result["got"] == ["gave up", "done"]
     assert sum(agent.made.values()) == (how in ("ship", "pay", "step"))
     assert len(ends) == (how in ("person", "sleep", "task"))
+
+
+class Failing(Doubtful):
+    """Fails at first, behind a payment that it gave up."""
+
+    agent_id = "failing"
+
+    async def run(self, run: Run) -> Any:
+        try:
+            await asyncio.wait_for(run.call("pay"), 0.1)
+        except TimeoutError:
+            self.made["given up"] += 1
+        if self.made["given up"] == 1:
+            raise MeshError("the end is not ready")
+        return "done"
+
+
+async def test_a_retry_gives_up_what_was_given_up_and_asks_nobody() -> None:
+    agent = type("TestFailing", (Failing,), {"made": Counter()})
+    async with mesh_for(agent, Patient) as mesh:
+        tasks = mesh.mesh.get(Tasks)
+        receipt = await tasks.submit(TaskRequest(agent_id="failing", payload={"text": "go"}))
+        assert not (await tasks.outcome(receipt.task_id)).success
+        plan = await tasks.retry_plan(receipt.task_id)
+        assert not next(way for way in plan.ways if way.begin == "journal").asks
+        await tasks.retry(receipt.task_id, begin="journal")
+        outcome = await tasks.outcome(receipt.task_id)
+    assert outcome.success and outcome.answer == "done", outcome.error
+    assert agent.made["pay"] == 1

@@ -337,6 +337,14 @@ class Journal:
             await self._take_result(opened)
             return
         await self._give_up_again(scope, key)
+        try:
+            await self._begin(opened)
+        except asyncio.CancelledError:
+            await self._give_up(scope, key, opened.begun)
+            raise
+
+    async def _begin(self, opened: OpenStep) -> None:
+        key, scope = opened.key, opened.scope
         await self.replay.check_begins(scope, key)
         if opened.costly:
             self.cut_calls.take_begun(opened)
@@ -362,7 +370,7 @@ class Journal:
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:
-            await self.break_off(opened, error)
+            self.leave(opened, error)
             raise
 
     def _note_begin(self, opened: OpenStep) -> None:

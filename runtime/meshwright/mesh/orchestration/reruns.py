@@ -161,10 +161,21 @@ async def plan_again(
 
 
 async def steps_kept(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> tuple[set[str], set[str]]:
-    """The paths of the steps that are finished and stay, and of those in doubt: a person decides on them."""
+    """The paths of the steps that are finished and stay, and of those in doubt: a person decides on them.
+
+    A step that its caller gave up is not in doubt: it is given up again.
+    """
     records = [record.value for steps in journals for record in await read_continued(runtime, ref, steps)]
     finished = {value["path"] for value in records if "path" in value and "result" in value}
-    return finished, {value["path"] for value in records if "intent" in value} - finished
+    orders = [pair for value in records for pair in value.get("order", {}).items()]
+    given_up = {
+        f"{place}{name}."
+        for prefix, order in orders
+        for name in order.get("given_up", ())
+        for place in ("", prefix)  # steps are named by their paths, branches by their names in the scope
+    }
+    begun = {value["path"] for value in records if "intent" in value}
+    return finished, {path for path in begun - finished if not f"{path}.".startswith(tuple(given_up))}
 
 
 async def asks_to_start_over(runtime: Runtime, record: TaskRecord, task: Task) -> bool:
