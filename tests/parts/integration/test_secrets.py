@@ -78,8 +78,8 @@ COMMANDS = (
 QUESTION = {"messages": [{"role": "user", "content": PROMPT}]}
 OWN_SECRETS = ("admin.token", "audit.key", "secret.key")
 """Files of the data folder that hold the mesh's own secrets, and nothing else."""
-MAY_HOLD_PROMPTS = {"events", "heads", "records", "mailbox", "tasks"}
-"""Tables that hold tasks themselves, and the list that finds them by their text; no other may hold it."""
+MAY_HOLD_PROMPTS = {"events", "heads", "records", "mailbox", "tasks", "task_texts", "task_words"}
+"""Tables that hold tasks themselves, their list, and the index of the search; no other may hold it."""
 
 
 @dataclass
