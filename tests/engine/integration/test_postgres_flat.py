@@ -89,6 +89,9 @@ class ExplainedLog:
 
     view_apart = view
 
+    async def index_for(self, filter: Any) -> None:
+        """Index what a search would find; there is none here."""
+
 
 async def buffers(address: Address, blocks: int) -> dict[str, int]:
     async with open_log(address) as store:

@@ -97,8 +97,9 @@ async def test_what_a_provider_says_is_told_without_key_and_prompt(make: Make, f
 
 
 async def test_a_module_that_litellm_misses_is_no_fault_of_a_server(
-    make: Make, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "google.auth", None)  # it may be there for others
     params = {
         "model": "vertex_ai/gemini-2.5-pro",
         "vertex_project": "p",
@@ -110,7 +111,7 @@ async def test_a_module_that_litellm_misses_is_no_fault_of_a_server(
         await model.complete(request())
     assert type(failed.value) is ModelError and not failed.value.retryable
     assert "LiteLLM failed by itself" in str(failed.value)
-    assert "ModuleNotFoundError: No module named 'google.auth'" in str(failed.value)
+    assert "ModuleNotFoundError: import of google.auth" in str(failed.value)
     [record] = [each for each in caplog.records if each.name == "meshwright.models"]
     assert record.levelname == "WARNING"
     assert "caused by builtins.ModuleNotFoundError" in record.getMessage()

@@ -55,7 +55,7 @@ _WORKERS = 3
     metavar="NAME",
     help="A tool that --agent calls. Default: each of its own.",
 )
-@click.option("--yes", is_flag=True, help="Call the tools of --agent without asking.")
+@click.option("--yes", is_flag=True, help="Do not ask before the tools of --agent are called.")
 @click.option(
     "--minutes",
     type=Number(min=0, min_open=True, max=1440),
