@@ -9,14 +9,14 @@ const SINCE = "7d";
 /** The view: all configurations, or one. */
 export default function ConfigsPage() {
   const { data, error } = useData("/api/agents");
-  const { data: agents } = useData("/agents");
+  const { data: agents, error: missing } = useData("/agents");
   const known = new Set((data?.items ?? []).map((/** @type {any} */ one) => one.agent_id));
   const others = (agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system" && !known.has(one.agent_id)).map((/** @type {any} */ one) => one.agent_id);
   const { data: costs } = useData(`/costs?${asked({ by: "agent,model", since: SINCE })}`, slow);
   return html`<h1>Agent configuration</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     <p class="dim">A configuration says which model an agent calls, in place of mesh.toml. It decides the agent's next call.</p>
     ${may("admin") && !admin() ? html`<p>An administrator's credentials change it. <${LogIn} /></p>` : null}
-    ${admin() && data ? html`<p class="bar"><button type="button" class="yes" onClick=${() => create(others)}>Configure an agent…</button></p>` : null}
+    ${admin() && data && (agents || missing) ? html`<p class="bar"><button type="button" class="yes" onClick=${() => create(others)}>Configure an agent…</button></p>` : null}
     ${data?.items.length === 0 ? html`<p class="empty">No agent has a configuration: all call the models of mesh.toml.</p>` : null}
     ${data?.items.length ? html`<${Table} label="Configurations" heads=${["Agent", "Model", "Key", "#Timeout", "#Temperature", "#Most tokens", "Changed", ""]}>
       ${data.items.map((/** @type {any} */ one) => html`<${Row} key=${one.agent_id} one=${one} />`)}<//>` : null}

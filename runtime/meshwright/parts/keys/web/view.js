@@ -17,11 +17,11 @@ const USUAL = ["viewer", "contents", "submitter"];
 /** The view. */
 export default function KeysPage() {
   const { data, error } = useData(admin() ? "/keys" : null);
-  const { data: agents } = useData(admin() ? "/agents" : null);
+  const { data: agents, error: missing } = useData(admin() ? "/agents" : null);
   if (!admin()) return html`<h1>Keys</h1><p>Keys are managed with an administrator's credentials, on the mesh's own machine too.</p><${LogIn} />`;
   const names = (agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system").map((/** @type {any} */ one) => one.agent_id);
   return html`<h1>Keys</h1><${Failed} error=${error} />
-    ${data ? html`<p class="bar"><button type="button" class="yes" onClick=${() => create(names, data.required)}>Create a key…</button>
+    ${data && (agents || missing) ? html`<p class="bar"><button type="button" class="yes" onClick=${() => create(names, data.required)}>Create a key…</button>
       ${data.required && me.value.all_tenants ? html`<button type="button" class="no" onClick=${open}>Require no keys…</button>` : null}
       <span class="dim">${data.required ? "Every caller needs a key." : "Callers on this machine need no key."}</span></p>` : null}
     ${data?.items.length === 0 ? html`<p class="empty">There is no key.</p>` : null}
