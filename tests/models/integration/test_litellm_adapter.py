@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -96,10 +97,20 @@ async def test_what_a_provider_says_is_told_without_key_and_prompt(make: Make, f
     assert told in str(failed.value)
 
 
+class WithoutGoogleAuth(MetaPathFinder):
+    """An environment without that package, which others may have brought."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.startswith("google.auth"):
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
 async def test_a_module_that_litellm_misses_is_no_fault_of_a_server(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "google.auth", None)  # it may be there for others
+    for name in [name for name in sys.modules if name.startswith("google.auth")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutGoogleAuth(), *sys.meta_path])
     params = {
         "model": "vertex_ai/gemini-2.5-pro",
         "vertex_project": "p",
@@ -111,7 +122,7 @@ async def test_a_module_that_litellm_misses_is_no_fault_of_a_server(
         await model.complete(request())
     assert type(failed.value) is ModelError and not failed.value.retryable
     assert "LiteLLM failed by itself" in str(failed.value)
-    assert "ModuleNotFoundError: import of google.auth" in str(failed.value)
+    assert "ModuleNotFoundError: No module named 'google.auth'" in str(failed.value)
     [record] = [each for each in caplog.records if each.name == "meshwright.models"]
     assert record.levelname == "WARNING"
     assert "caused by builtins.ModuleNotFoundError" in record.getMessage()
