@@ -126,7 +126,7 @@ async def _ask_running(settings: Settings) -> tuple[str, str, list[Check], bool]
     """Ask the mesh that runs on the data: a verdict and a sentence on it, checks of what it reports, and
     whether it is on Dapr."""
     from meshwright.mesh.components import Check
-    from meshwright.models.tested import describe_model
+    from meshwright.models.last_tests import describe_model
     from meshwright.parts.stack.machine import front_folder
 
     async with running_mesh(settings) as running:

@@ -23,8 +23,8 @@ from meshwright.console.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered, ModelCalled
+from meshwright.models.last_tests import keep_results, read_results
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.tested import keep_results, read_results
 from meshwright.money.settings import LedgerSettings
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _say_findings(results: list[Document]) -> None:
     names: dict[tuple[str, str, str], list[str]] = {}
     for result in results:
         for finding in result.get("findings", ()):  # a mesh of an earlier version has none
-            names.setdefault((finding["name"], finding["seen"], finding["remedy"]), []).append(
+            names.setdefault((finding["name"], finding["behaviour"], finding["remedy"]), []).append(
                 result["deployment"]
             )
     for (name, seen, remedy), deployments in names.items():

@@ -38,6 +38,7 @@ from meshwright.models.circuits import (
     GuardedServer,
     Retrying,
 )
+from meshwright.models.last_tests import describe_model
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     POSITIONS,
@@ -65,7 +66,6 @@ from meshwright.models.select import (
 )
 from meshwright.models.server import HttpModel
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.tested import describe_model
 from meshwright.money.settings import LedgerSettings
 
 _logger = logging.getLogger("meshwright.models")

@@ -38,7 +38,7 @@ class ModelFinding(NamedTuple):
 
     name: str
     """The thing that was tried: `stream`, `tool`."""
-    seen: str
+    behaviour: str
     """The behaviour of the model or its server."""
     remedy: str = ""
     """The setting or the effect to expect. "" if nothing is amiss."""
@@ -90,7 +90,7 @@ class _Probe:
             plain = await self._call(self._plain)
         finally:
             self.latency_ms = round((time.perf_counter() - started) * 1000, 1)
-        self._find("plain", "answers")
+        self._add("plain", "answers")
         self.kind = "streamed: "
         pieces: list[str] = []
         streamed = await self._call(self._plain, pieces)
@@ -120,26 +120,26 @@ class _Probe:
         self.replies.append(reply)
         return reply
 
-    def _find(self, name: str, seen: str, remedy: str = "") -> None:
-        self.findings.append(ModelFinding(name, seen, remedy))
+    def _add(self, name: str, behaviour: str, remedy: str = "") -> None:
+        self.findings.append(ModelFinding(name, behaviour, remedy))
 
     def _judge_stream(self, plain: ModelReply, streamed: ModelReply, pieces: Sequence[str]) -> None:
         if plain.content and not streamed.content:
-            self._find("stream", "has no text, though a plain call has", _NO_STREAMS)
+            self._add("stream", "has no text, though a plain call has", _NO_STREAMS)
         elif len(pieces) > 1:
-            self._find("stream", f"{len(pieces)} pieces")
+            self._add("stream", f"{len(pieces)} pieces")
         else:
-            self._find("stream", "comes in one piece", "Callers see the words only at the end")
+            self._add("stream", "comes in one piece", "Callers see the words only at the end")
         is_counted = plain.cost_source != "estimated"
         if streamed.cost_source != "estimated":
             used = streamed.usage
-            self._find(
+            self._add(
                 "usage", f"{used.prompt_tokens} + {used.completion_tokens} tokens counted in the stream"
             )
         else:
             counted = "in a plain call, not in a stream" if is_counted else "in no call"
             remedy = "The mesh estimates tokens and cost, also for budgets"
-            self._find(
+            self._add(
                 "usage",
                 f"tokens are counted {counted}",
                 f"{remedy}; {_NO_STREAMS.lower()}" if is_counted else remedy,
@@ -151,12 +151,12 @@ class _Probe:
             reply = await self._call(request, [])
         except Unsupported as refusal:
             self.takes_tools = False
-            self._find("tool", refusal.message, "Nothing: agents describe their tools in the system message")
+            self._add("tool", refusal.message, "Nothing: agents describe their tools in the system message")
             return
         if not reply.tool_calls:
             await self._explain_missing_call(request, reply)
             return
-        self._find("tool", "is called", _judge_arguments(reply))
+        self._add("tool", "is called", _judge_arguments(reply))
         names = _wanted_back(reply)
         self.kind = "with a tool's result: "
         results = tuple(
@@ -165,34 +165,34 @@ class _Probe:
         )
         messages = (*request.messages, reply.message(), *results)
         await self._call(request.model_copy(update={"messages": messages, "tool_choice": "auto"}), [])
-        self._find("result", "is taken")
+        self._add("result", "is taken")
         if names:
-            self._find("wanted back", f"{', '.join(names)}: sent back, and taken")
+            self._add("wanted back", f"{', '.join(names)}: sent back, and taken")
 
     async def _explain_missing_call(self, request: ModelRequest, reply: ModelReply) -> None:
         """Tell a stream that loses calls from a model that makes none."""
         if reply.finish_reason == "length":
-            self._find(
+            self._add(
                 "tool", f"not seen: the reply was cut off at {_MAX_TOKENS} tokens, by reasoning perhaps"
             )
             return
         whole = await self._call(request)
         if whole.tool_calls:
-            self._find("tool", "is called in a plain reply; a stream loses the call", _NO_STREAMS)
+            self._add("tool", "is called in a plain reply; a stream loses the call", _NO_STREAMS)
             return
         self.takes_tools = False
         remedy = "Agents would answer without their tools: use another model, or a chat template with tools"
-        self._find("tool", "ignored: a reply that must call it is text", remedy)
+        self._add("tool", "ignored: a reply that must call it is text", remedy)
 
     async def _try_calls_at_once(self) -> None:
         request = self._request(_TWO_CITIES, tools=(_TOOL,), tool_choice="required")
         try:
             reply = await self._call(request)
         except MeshError as error:
-            self._find("parallel", f"failed: {error.message}")
+            self._add("parallel", f"failed: {error.message}")
             return
         several = len(reply.tool_calls) > 1
-        self._find(
+        self._add(
             "parallel", f"{len(reply.tool_calls)} calls in one reply" if several else "one call in a reply"
         )
 
@@ -202,44 +202,44 @@ class _Probe:
         try:
             reply = await self._call(self._request(_JSON, response_schema=_SCHEMA))
         except ModelRefused as refusal:
-            self._find(
+            self._add(
                 "schema",
                 f"refused: {refusal.message}",
                 f"Such agents ask again by a tool; {remedy} saves the call",
             )
             return
         except MeshError as error:
-            self._find("schema", f"failed: {error.message}")
+            self._add("schema", f"failed: {error.message}")
             return
         if reply.finish_reason == "length":
-            self._find("schema", f"not seen: the reply was cut off at {_MAX_TOKENS} tokens")
+            self._add("schema", f"not seen: the reply was cut off at {_MAX_TOKENS} tokens")
         elif _is_of_schema(reply.content):
-            self._find("schema", "the answer has it")
+            self._add("schema", "the answer has it")
         else:
-            self._find("schema", "ignored: the answer does not have it", f"Set {remedy}")
+            self._add("schema", "ignored: the answer does not have it", f"Set {remedy}")
 
     async def _try_unknown_field(self) -> None:
         try:
             await self._call(self._plain.model_copy(update={"params": {_UNKNOWN_FIELD: 1}}))
         except ModelRefused:
-            self._find("unknown field", "refused: a misspelt one of params fails the call")
+            self._add("unknown field", "refused: a misspelt one of params fails the call")
         except MeshError as error:
-            self._find("unknown field", f"failed: {error.message}")
+            self._add("unknown field", f"failed: {error.message}")
         else:
-            self._find("unknown field", "ignored: a misspelt one of params does nothing")
+            self._add("unknown field", "ignored: a misspelt one of params does nothing")
 
     def _judge_cost(self, plain: ModelReply, streamed: ModelReply) -> None:
         if plain.cost_usd is not None and plain.cost_source == "reported" and streamed.cost_usd is None:
             remedy = "Of LiteLLM's proxy: include_cost_in_streaming_usage: true under its litellm_settings"
-            self._find("cost", "stated of plain calls, not of streams", remedy)
+            self._add("cost", "stated of plain calls, not of streams", remedy)
         elif self._reply_cost(plain) is None:
             remedy = (
                 "Set default_price = { input = 3, output = 15 } under [ledger], dollars per million tokens: "
                 "hard budgets refuse calls without a price"
             )
-            self._find("cost", "unknown: nobody states a price", remedy)
+            self._add("cost", "unknown: neither server nor mesh has a price", remedy)
         else:
-            self._find(
+            self._add(
                 "cost", "stated by the server" if plain.cost_source == "reported" else "by the mesh's prices"
             )
 
@@ -249,10 +249,10 @@ class _Probe:
             return
         # Calls of other groups of the server may run beside ours: each opens one.
         if opened - self._opened <= len(self.replies) // 2:
-            self._find("connections", "are reused")
+            self._add("connections", "are reused")
         else:
             remedy = "Each call pays for a new one: see whether a proxy between turns off keep-alive"
-            self._find("connections", "are closed after a call", remedy)
+            self._add("connections", "are closed after a call", remedy)
 
     def _request(self, text: str, **fields: Any) -> ModelRequest:
         messages = (ChatMessage(role="user", content=text),)

@@ -9,9 +9,9 @@ import pytest
 
 from meshwright.core.money import Price
 from meshwright.core.part import Caution
+from meshwright.models.last_tests import describe_model, keep_results
 from meshwright.models.overview import Deployments
 from meshwright.models.server import HttpModel
-from meshwright.models.tested import describe_model, keep_results
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.model_requests import KEY
 
@@ -43,7 +43,7 @@ def remarks(result: dict[str, Any]) -> set[str]:
 
 
 def seen(result: dict[str, Any], name: str) -> str:
-    [text] = [finding["seen"] for finding in result["findings"] if finding["name"] == name]
+    [text] = [finding["behaviour"] for finding in result["findings"] if finding["name"] == name]
     return str(text)
 
 
@@ -70,7 +70,7 @@ async def test_a_stream_that_loses_calls_of_tools_is_told_from_ignored_tools(
     fake.replies.extend([{"content": "ok"}, {"content": "ok then"}, {"content": ""}, calls(BERN)])
     result = await probe(model)
     [finding] = [finding for finding in result["findings"] if finding["name"] == "tool"]
-    assert "a stream loses the call" in finding["seen"]
+    assert "a stream loses the call" in finding["behaviour"]
     assert finding["remedy"] == "Set stream = false under [models]"
     fake.replies.clear()
     ignored = await probe(model)

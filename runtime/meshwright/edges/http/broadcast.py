@@ -11,11 +11,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fastapi.sse import KEEPALIVE_COMMENT
 
-from meshwright.core.errors import HostError
+from meshwright.core.errors import Draining, HostError, MeshError
 from meshwright.core.events import Event
 
 PING_SECONDS = 15.0
@@ -26,6 +26,38 @@ _UNPACED = 4  # open streams that get each event at once
 _SECONDS_PER_STREAM = 0.01  # between two writes to one, for each that is open beyond these
 
 _Frame = tuple[int | None, bytes]
+_ItemT = TypeVar("_ItemT")
+
+
+async def with_pauses(
+    items: AsyncGenerator[_ItemT],
+    closing: asyncio.Future[None] | None = None,
+    stopping: Callable[[], MeshError] = lambda: Draining("The mesh stops"),
+) -> AsyncGenerator[_ItemT | None]:
+    """Yields items as they come, and None after 15 s without one: proxies cut off what is silent.
+
+    Raises what `stopping` makes once `closing` is done.
+    """
+    reading: asyncio.Future[_ItemT | None] | None = None
+    try:
+        while True:
+            reading = reading or asyncio.ensure_future(anext(items, None))
+            ends = {reading} if closing is None else {reading, closing}
+            await asyncio.wait(ends, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                item, reading = reading.result(), None
+                if item is None:
+                    return
+                yield item
+            elif closing is not None and closing.done():
+                raise stopping()
+            else:
+                yield None
+    finally:
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        await items.aclose()
 
 
 class _Chunk(NamedTuple):

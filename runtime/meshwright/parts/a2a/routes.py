@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -19,7 +19,7 @@ from meshwright.component import Operations, make_router
 from meshwright.core.encoding import encode
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import parse_json
-from meshwright.edges.http.broadcast import PING_SECONDS
+from meshwright.edges.http.broadcast import with_pauses
 from meshwright.edges.http.errors import CALLER, absolute_url, answer_error
 from meshwright.edges.http.events import leaving, open_streams
 from meshwright.edges.http.routing import Endpoint, read_body
@@ -265,24 +265,9 @@ async def _encode(
     updates: AsyncGenerator[Any], closing: asyncio.Future[None], frame: _Frame
 ) -> AsyncGenerator[bytes]:
     """Updates as server-sent events, with a comment while nothing comes, until the server stops."""
-    reading: asyncio.Future[Any] | None = None
     try:
-        while True:
-            reading = reading or asyncio.ensure_future(anext(updates, None))
-            await asyncio.wait({reading, closing}, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                update, reading = reading.result(), None
-                if update is None:
-                    return
-                yield b"data: %b\n\n" % encode(frame.result(update))
-            elif closing.done():
-                raise stopping()
-            else:
-                yield KEEPALIVE_COMMENT
+        async with aclosing(with_pauses(updates, closing, stopping)) as paused:
+            async for update in paused:
+                yield KEEPALIVE_COMMENT if update is None else b"data: %b\n\n" % encode(frame.result(update))
     except MeshError as error:
         yield _error_event(frame, error)
-    finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-        await updates.aclose()

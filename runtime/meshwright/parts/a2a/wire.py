@@ -306,7 +306,7 @@ def write_task(
 
 
 def write_summary(task: TaskSummary) -> Document:
-    """Returns a task of a list that waits for nobody."""
+    """Returns a task of a list that waits for no person."""
     return {
         "id": task.task_id,
         "contextId": task.thread_id or task.task_id,

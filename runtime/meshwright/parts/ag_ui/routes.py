@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from fnmatch import fnmatchcase
 from importlib import import_module
 from types import ModuleType
@@ -16,7 +17,7 @@ from starlette.types import Scope
 from meshwright import MeshError
 from meshwright.component import NotFound, Operations, make_router
 from meshwright.edges.bodies import read_json
-from meshwright.edges.http.broadcast import PING_SECONDS
+from meshwright.edges.http.broadcast import with_pauses
 from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import open_streams
 from meshwright.edges.http.routing import Endpoint, read_body
@@ -72,24 +73,9 @@ async def _encode(
     frames: AsyncGenerator[Any], closing: asyncio.Future[None], run: ModuleType
 ) -> AsyncGenerator[bytes]:
     """Frames as server-sent events, with a comment while nothing comes, until the server stops."""
-    reading: asyncio.Future[Any] | None = None
     try:
-        while True:
-            reading = reading or asyncio.ensure_future(anext(frames, None))
-            await asyncio.wait({reading, closing}, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                frame, reading = reading.result(), None
-                if frame is None:
-                    return
-                yield run.encode_frame(frame)
-            elif closing.done():
-                raise run.stopping()
-            else:
-                yield KEEPALIVE_COMMENT
+        async with aclosing(with_pauses(frames, closing, run.stopping)) as paused:
+            async for frame in paused:
+                yield KEEPALIVE_COMMENT if frame is None else run.encode_frame(frame)
     except MeshError as error:
         yield run.encode_error(error)
-    finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-        await frames.aclose()

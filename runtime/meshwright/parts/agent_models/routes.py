@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import aclosing, nullcontext, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from meshwright import MeshError, TaskRequest
 from meshwright.component import Caller, Forbidden, Mesh, NotFound, Operations, Tasks, make_router, may
 from meshwright.core.tracing import valid_trace
+from meshwright.edges.http.broadcast import with_pauses
 from meshwright.edges.http.errors import CALLER, KIND, JsonLine, answer_error, router_kind
 from meshwright.edges.http.events import leaving, open_streams
 from meshwright.edges.http.models import AgentDirectory
@@ -32,7 +32,7 @@ from meshwright.models.wire.errors import (
     UnsupportedParameter,
     new_request_id,
 )
-from meshwright.models.wire.messages import PING_SECONDS, MessagesRequest
+from meshwright.models.wire.messages import MessagesRequest
 from meshwright.models.wire.port import WireCall
 from meshwright.models.wire.responses import ResponseDocument, ResponsesRequest
 from meshwright.models.wire.stream import StreamedCall
@@ -169,23 +169,9 @@ async def _refuse(request: Request, error: MeshError) -> Response:
 
 async def _pinged(frames: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """The frames of an answer, with comments while nothing comes: proxies cut off what is silent."""
-    reading: asyncio.Future[bytes | None] | None = None
-    try:
-        while True:
-            reading = reading or asyncio.ensure_future(anext(frames, None))
-            done, _ = await asyncio.wait({reading}, timeout=PING_SECONDS)
-            if not done:
-                yield KEEPALIVE_COMMENT
-                continue
-            frame, reading = reading.result(), None
-            if frame is None:
-                return
-            yield frame
-    finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-        await frames.aclose()
+    async with aclosing(with_pauses(frames)) as paused:
+        async for frame in paused:
+            yield KEEPALIVE_COMMENT if frame is None else frame
 
 
 class _AgentStream(ServerSentEvents):

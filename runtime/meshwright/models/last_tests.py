@@ -68,7 +68,7 @@ def _describe_last_test(folder: Path, answers: str) -> str:
     if any(state.get("meshwright") != meshwright.__version__ for _, state in states):
         return Caution(f"proved here {when} with another version of Meshwright: {_COMMAND}")
     remarks = {
-        f"{finding['name']} {finding['seen']}. {finding['remedy']}"
+        f"{finding['name']} {finding['behaviour']}. {finding['remedy']}"
         for _, state in states
         for finding in state.get("findings", ())
         if finding["remedy"]
