@@ -171,6 +171,8 @@ async def reader(browser: Browser, url: str, **options: Any) -> AsyncIterator[Re
         await reader.page.goto(url)
         yield reader
     finally:
+        for page in context.pages:
+            await page.unroute_all(behavior="ignoreErrors")  # a request under way would fail the next test
         await context.close()
 
 

@@ -184,7 +184,7 @@ async def mesh_up(
         if process.returncode is None:
             process.terminate()
         await process.wait()
-        await errors.whole()
+        await asyncio.gather(process.stdout.read(), errors.whole())
 
 
 async def ready_url(output: asyncio.StreamReader, errors: Errors) -> str:

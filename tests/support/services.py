@@ -71,6 +71,8 @@ GIVEN = {
 }
 DAPR_BIN = GIVEN.get(BINARIES)
 TAIL_LINES = 20
+READY_SECONDS = 60.0
+"""A start takes longer beside other tests than its service allows where it has the machine to itself."""
 
 
 @functools.cache
@@ -136,7 +138,7 @@ class Process:
     async def ready(self) -> None:
         """Wait until it works. Fails the test if it ends instead, or takes too long."""
         ready = asyncio.create_task(until_it_answers(self.service.ready))
-        async with asyncio.timeout(self.service.ready_seconds):
+        async with asyncio.timeout(max(self.service.ready_seconds, READY_SECONDS)):
             while not ready.done():
                 if (failure := self.failure()) is not None:
                     ready.cancel()

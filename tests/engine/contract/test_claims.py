@@ -86,6 +86,7 @@ async def test_a_dispatch_that_comes_again_and_again_is_run_once(start_workers: 
     pool.hold("t1 work")
     await pool.submit("t1", thread_id="one")
     await pool.has_begun("t1 work")
+    await pool.until(lambda: bool(pool.events("task.dispatched")))
     [dispatched] = pool.events("task.dispatched")
 
     async def redeliver(times: int) -> None:
