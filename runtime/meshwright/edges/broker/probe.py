@@ -15,7 +15,7 @@ from meshwright.edges.broker.trial import Trial, TrialFailed
 
 SESSION_SECONDS = 86_400
 """Seconds that the broker keeps our subscription, and what is sent to it, while we are away."""
-_TRIAL_SECONDS = 60  # that it keeps the session of a trial
+_TRIAL_SECONDS = 30  # that it keeps the session of a trial, also where we are killed in its middle
 
 
 def make_trial(dialer: BrokerDialer, client_id: str, topics: Topics) -> Trial:
