@@ -40,6 +40,8 @@ class Slow:
             await asyncio.sleep(30)
         elif text.startswith("never"):
             await asyncio.sleep(30)
+        elif text.startswith("late"):
+            await asyncio.sleep(7)
         else:
             await asyncio.sleep(self._random.choice((0, 0, 0.002, 0.01)))
         return ModelReply(content=f"{text}!", model="m", cost_usd=Decimal("0.001"))
@@ -173,6 +175,36 @@ async def test_each_leg_gets_its_own_results_whatever_the_order_of_replies(seed:
     assert set(model.calls.values()) == {1} and model.calls.total() == 3 * Tickets.legs
     assert set(agent.taken.values()) == {1} and len(agent.taken) == 2 * Tickets.legs
     assert len({leg.split("has")[1] for leg in outcome.result["legs"]}) == Tickets.legs
+
+
+class Sleeper(Tickets):
+    """One leg sleeps by itself before it asks; the other one has asked a model that answers later."""
+
+    agent_id = "sleeper"
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        (next_ticket,) = run.functions("next_ticket")
+
+        async def sleeps() -> str:
+            await asyncio.sleep(6)
+            return await next_ticket()
+
+        async def waits() -> str:
+            await run.complete([{"role": "user", "content": "late"}])
+            return await next_ticket()
+
+        tickets = await asyncio.gather(sleeps(), waits())
+        messages = [{"role": "user", "content": f"first {tickets[0]}, then {tickets[1]}"}]
+        said = (await run.complete(messages)).content
+        await run.sleep(seconds=0.01)
+        return {"said": said, "tickets": tickets}
+
+
+async def test_a_leg_that_sleeps_by_itself_has_its_own_results() -> None:
+    agent, model = type("TestSleeper", (Sleeper,), {"taken": Counter()}), Slow()
+    outcome = await ended(agent, model)
+    assert set(model.calls.values()) == {1} and len(model.calls) == 2
+    assert outcome.result["said"] == "first {}, then {}!".format(*outcome.result["tickets"])
 
 
 class Threads(Tickets):

@@ -533,7 +533,9 @@ class Paths:
         loop = asyncio.get_running_loop()
         due = loop.time() + _PATIENCE_SECONDS
         while now := remaining():
-            if order is not None and (order.changes != changes or order.to_give_up):
+            if order is not None and (
+                order.changes != changes or order.to_give_up or order.seconds_to_come()
+            ):
                 changes, due = order.changes, loop.time() + _PATIENCE_SECONDS
             if now != count:
                 count, due = now, loop.time() + _PATIENCE_SECONDS

@@ -23,6 +23,10 @@ _MAX_THREAD_SECONDS = 2.0
 """The same at most: code may look again and again for what does not come."""
 _PATIENCE_SECONDS = 5.0
 """Without a result or a question, until the recorded order counts as that of other code."""
+_LATE_SECONDS = 2.0
+"""A question that came so long after the first one may come as late again: the code sleeps by itself."""
+_MAX_LATE_SECONDS = 60.0
+"""So long a late question is waited for at most: other code may not ask it."""
 
 
 class GivenUp(NamedTuple):
@@ -52,6 +56,8 @@ class RecordedOrder:
         self.given_up: dict[str, GivenUp] = {}
         self.seconds: dict[str, dict[str, float]] = {}
         """The results that came during a call that was given up, with the seconds from its begin to each."""
+        self.late: dict[str, float] = {}
+        """The branches that were asked for late, with the seconds since the order began."""
 
     def add(self, value: Mapping[str, Any]) -> None:
         """Add what a record says."""
@@ -59,6 +65,7 @@ class RecordedOrder:
         self.handed_out |= dict.fromkeys(value.get("heard", ()))
         self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
         self.seconds |= value.get("seconds", {})
+        self.late |= value.get("late", {})
         self.answers = value.get("answers", self.answers)
         self.before |= {*value.get("before", ())}
 
@@ -85,6 +92,7 @@ class RecordedOrder:
             "heard": heard,
             "given_up": {name: [*self.given_up[name]] for name in heard if name in self.given_up},
             "seconds": {name: self.seconds[name] for name in heard if name in self.seconds},
+            "late": {name: it for name, it in self.late.items() if name in names},
             "before": [path for path in self.before if path in ended],
         }
 
@@ -117,6 +125,8 @@ class ResultOrder:
         self._unsaved_heard: list[str] = []
         self._unsaved_given_up: dict[str, GivenUp] = {}
         self._unsaved_seconds: dict[str, dict[str, float]] = {}
+        self._unsaved_late: dict[str, float] = {}
+        self._began_at = time.monotonic()
         self._times: dict[str, float] = {}
         """When the code got each result."""
         self._unsaved_answers = answers
@@ -134,6 +144,8 @@ class ResultOrder:
         self._required.discard(name)
         if name not in self.recorded.asked_at:
             self._unsaved_asked[name] = self._count
+            if (seconds := time.monotonic() - self._began_at) > _LATE_SECONDS:
+                self._unsaved_late[name] = round(seconds, 1)
         if name in self.recorded.given_up:
             self.to_give_up[name] = time.monotonic()
         self._change()
@@ -182,6 +194,12 @@ class ResultOrder:
                 self._unsaved_seconds[name] = during
         self._note(name)
 
+    def seconds_to_come(self) -> float:
+        """How long the code may take to ask for what it asked for before and has not yet: 0 if no longer."""
+        late = [seconds for name, seconds in self.recorded.late.items() if name not in self._asked]
+        at_most = min(max(late, default=0.0), _MAX_LATE_SECONDS)
+        return max(0.0, self._began_at + at_most - time.monotonic())
+
     @property
     def has_news(self) -> bool:
         """Whether a call was given up since the last record."""
@@ -195,8 +213,9 @@ class ResultOrder:
             "heard": [name for name in self._unsaved_heard if name not in left],
             "given_up": {name: [*it] for name, it in self._unsaved_given_up.items() if name not in left},
             "seconds": {name: it for name, it in self._unsaved_seconds.items() if name not in left},
+            "late": self._unsaved_late,
         }
-        self._unsaved_asked = dict[str, int]()
+        self._unsaved_asked, self._unsaved_late = dict[str, int](), dict[str, float]()
         self._unsaved_heard = [*left]
         self._unsaved_given_up = {**left}
         self._unsaved_seconds = {name: it for name, it in self._unsaved_seconds.items() if name in left}
@@ -260,7 +279,8 @@ class ResultOrder:
         changes = self.changes
         try:
             given_up = [self.recorded.given_up[name].seconds for name in self.to_give_up]
-            async with asyncio.timeout(_PATIENCE_SECONDS + max(given_up, default=0.0)):
+            seconds = max(self.seconds_to_come(), *given_up, 0.0)
+            async with asyncio.timeout(_PATIENCE_SECONDS + seconds):
                 await changed
         except TimeoutError:
             if changes == self.changes:
