@@ -43,9 +43,8 @@ QUICK = ("lint", "imports", "types", "near")
 """The parts that run by default: minutes, and useful without any service."""
 MAX_PROCESSES = 8
 """At first: while cores are idle, `tests/forks.py` starts up to twice as many."""
-MAX_UNSTEADY = 10
-"""So many tests that fail beside others, of some eleven thousand, run once more by themselves: what passes
-then is named."""
+MAX_UNSTEADY = 3
+"""So many tests that fail beside others run once more, by themselves: what passes then is named."""
 CPU = "cpu"
 """The property of a test that has its processor seconds. They are printed and not held: in two runs of
 the same unit tests on one machine they differed by 22 %, in units of a loop timed between by 26 %."""
