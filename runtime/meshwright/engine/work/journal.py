@@ -85,7 +85,7 @@ class Journal:
         self._ref = ref
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream, unspent, continued)
-        self._paths = Paths(self._earlier, was_cut=work.was_cut)
+        self._paths = Paths(self._earlier, was_cut=work.was_cut, is_same_code=work.is_same_code)
         self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
         self._doubts = Doubts(runtime, ref, work, self._earlier, self._waits)

@@ -244,7 +244,7 @@ _RUN: ContextVar[object] = ContextVar("_RUN", default=None)
 class Paths:
     """Gives the steps of a run their paths: the same again when it is resumed."""
 
-    def __init__(self, earlier: Earlier, *, was_cut: bool = False) -> None:
+    def __init__(self, earlier: Earlier, *, was_cut: bool = False, is_same_code: bool = False) -> None:
         self.main = asyncio.current_task()
         """The asyncio task of the run."""
         self.branch_tasks: set[asyncio.Task[Any]] = set()
@@ -252,6 +252,7 @@ class Paths:
         """The number of the step that began last."""
         self._earlier = earlier
         self._root = Scope("", self.main, None, was_begun=was_cut)
+        self._is_same_code = is_same_code
         self._begun: set[str] = set()
         """The prefixes of the branches that have begun."""
         self._requests: dict[str, Scope] = {}
@@ -497,7 +498,9 @@ class Paths:
             order = self._earlier.orders.get(base.prefix)
             if order is not None or not names:  # else a former release has recorded them
                 answers = self._earlier.answers if order is None else 0
-                scope.order = ResultOrder(order or RecordedOrder(), self._threads, answers)
+                scope.order = ResultOrder(
+                    order or RecordedOrder(), self._threads, answers, is_same_code=self._is_same_code
+                )
         return scope
 
     def _named_by_request(self, scope: Scope, kind: str, request_hash: str, *, is_of_life: bool) -> str:

@@ -26,7 +26,7 @@ _PATIENCE_SECONDS = 5.0
 _LATE_SECONDS = 2.0
 """A question that came so long after the first one may come as late again: the code sleeps by itself."""
 _MAX_LATE_SECONDS = 60.0
-"""So long a late question is waited for at most: other code may not ask it."""
+"""So long a late question is waited for at most: code that depends on chance may not ask it."""
 
 
 class GivenUp(NamedTuple):
@@ -102,9 +102,12 @@ class ResultOrder:
 
     A branch is named as the code asks for it (`ask`); `hand_out` returns when its result may reach the code.
     Results of numbered steps beside it have their turn too, by their paths: what they are makes the code ask.
+    Questions that came late are waited for if the code is the same as before.
     """
 
-    def __init__(self, recorded: RecordedOrder, threads: CodeThreads, answers: int = 0) -> None:
+    def __init__(
+        self, recorded: RecordedOrder, threads: CodeThreads, answers: int = 0, *, is_same_code: bool = False
+    ) -> None:
         self.recorded = recorded
         self._threads = threads
         self._left = list(reversed(recorded.handed_out))
@@ -127,6 +130,7 @@ class ResultOrder:
         self._unsaved_seconds: dict[str, dict[str, float]] = {}
         self._unsaved_late: dict[str, float] = {}
         self._began_at = time.monotonic()
+        self._is_same_code = is_same_code
         self._times: dict[str, float] = {}
         """When the code got each result."""
         self._unsaved_answers = answers
@@ -196,9 +200,11 @@ class ResultOrder:
 
     def seconds_to_come(self) -> float:
         """How long the code may take to ask for what it asked for before and has not yet: 0 if no longer."""
+        if not self._is_same_code:
+            return 0.0
         late = [seconds for name, seconds in self.recorded.late.items() if name not in self._asked]
-        at_most = min(max(late, default=0.0), _MAX_LATE_SECONDS)
-        return max(0.0, self._began_at + at_most - time.monotonic())
+        last = min(max(late, default=0.0), _MAX_LATE_SECONDS)
+        return max(0.0, self._began_at + last - time.monotonic())
 
     @property
     def has_news(self) -> bool:
@@ -279,8 +285,7 @@ class ResultOrder:
         changes = self.changes
         try:
             given_up = [self.recorded.given_up[name].seconds for name in self.to_give_up]
-            seconds = max(self.seconds_to_come(), *given_up, 0.0)
-            async with asyncio.timeout(_PATIENCE_SECONDS + seconds):
+            async with asyncio.timeout(_PATIENCE_SECONDS + max([self.seconds_to_come(), *given_up])):
                 await changed
         except TimeoutError:
             if changes == self.changes:
