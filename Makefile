@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills oldest newest lint format types bench coding crash dapr dex frameworks mcp ag-ui tsc harness kube argocd image lock sbom audit clean
+.PHONY: help install demo test soak kills oldest newest lint format types bench coding compat crash dapr dex frameworks mcp ag-ui tsc harness kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -52,6 +52,9 @@ bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
 
 coding: .venv/.dev tsc $(if $(HARNESS),harness)  ## do 20 small coding jobs by recorded calls of tools, by a model (MODEL=anthropic/...), or by a program (HARNESS=codex or claude); ARGS="--only JOB"
 	@$(BIN)/python -m benchmarks.coding$(if $(HARNESS),.programs "$(HARNESS)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+compat: .venv/.dev  ## run real software beside the mesh and write docs/compatibility.md (ONLY=brokers for a group or recipes)
+	@$(BIN)/python -m compat $(ONLY)
 
 crash: .venv/.dev frameworks  ## kill agents of frameworks in the middle of a refund, alone and in a mesh
 	@$(BIN)/python -m benchmarks.crash $(ARGS)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -195,6 +196,17 @@ async def test_a_broker_that_closes_without_a_word_may_not_speak_mqtt_5(tmp_path
         assert away["reason"].startswith("it closed the connection without a word. It may not speak MQTT 5")
         done = await asyncio.to_thread(run, "doctor", cwd=tmp_path, MESH_MQTT__URL=broker.url)
         assert "it may not speak MQTT 5" in done.stdout
+
+
+async def test_a_broker_that_answers_nothing_may_not_speak_mqtt_5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshwright.edges.broker.connection._ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mqtt://127.0.0.1:{silent.getsockname()[1]}"
+        async with http_mesh(tmp_path / "mesh", mqtt_url=url) as api:
+            [away] = await payloads_of(api.mesh, "edge.disconnected")
+        assert away["reason"].startswith("it did not answer within 0.3 s. It may not speak MQTT 5")
 
 
 async def test_a_session_that_cannot_be_resumed_is_left_and_its_loss_is_said(

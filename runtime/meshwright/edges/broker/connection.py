@@ -439,7 +439,9 @@ class BrokerConnection:
         )
         if answer.done():
             return answer.result()
-        self.abort(f"it did not answer within {_ANSWER_SECONDS:g} s")
+        silence = f"it did not answer within {_ANSWER_SECONDS:g} s"
+        # amqtt is silent so where MQTT 5 is asked for
+        self._end(BrokerAway(silence) if self._welcome.done() else BrokerAway(silence, remedy=_SILENT))
         raise self._ended.result()
 
     def _end(self, why: BrokerAway) -> None:
