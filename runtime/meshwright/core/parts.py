@@ -52,6 +52,7 @@ NAMES = (
     "parts.mcp.part:PART",
     "agents.skills.part:PART",
     "parts.coding.part:PART",
+    "parts.remote.part:PART",
     "agents.part:AGENTS",
     "engine.events.part:PEOPLE",
     "mesh.orchestration.part:ORCHESTRATION",

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from typing import Any
 
 from meshwright.core.errors import InvalidInput
@@ -14,6 +15,7 @@ from meshwright.core.schema import json_types, target
 _MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 16_384
 _MAX_NODES = 10_000
+_MAX_FOREIGN_CHARS = 64_000
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _SCHEMA = frozenset(
     {"additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames"}
@@ -154,3 +156,53 @@ def object_schema(schema: Any) -> dict[str, Any]:
     if kinds and "object" not in kinds:
         raise ValueError(f"must be the schema of an object, and is that of {' or '.join(kinds)}")
     return copy
+
+
+def safe_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of a stranger without its patterns, which could take for ever to match.
+
+    Raises ValueError for one that is too large, too deep or takes too many steps to check.
+    """
+    text = json.dumps(schema)
+    if len(text) > _MAX_FOREIGN_CHARS:
+        raise ValueError(f"its schema has over {_MAX_FOREIGN_CHARS:,} characters")
+    cleaned = _without_patterns(schema, 0)
+    if schema.get("type", "object") != "object":
+        raise ValueError("its schema is not that of an object")
+    if next(islice(_expanded_parts(cleaned, cleaned, 0), _MAX_NODES, None), None) is not None:
+        raise ValueError("its schema refers to itself in too many ways")
+    return {"type": "object", "properties": {}, **cleaned}
+
+
+def _without_patterns(value: Any, depth: int, *, is_schema: bool = True) -> Any:
+    """The value without `pattern` keywords; properties may be called so."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"its schema is over {_MAX_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        names = ("properties", "$defs", "definitions")
+        return {
+            name: _without_patterns(part, depth + 1, is_schema=not (is_schema and name in names))
+            for name, part in value.items()
+            if not (is_schema and name in ("pattern", "patternProperties"))
+        }
+    if isinstance(value, list):
+        return [_without_patterns(part, depth + 1) for part in value]
+    return value
+
+
+def _expanded_parts(schema: Any, root: Any, depth: int) -> Iterator[Any]:
+    """The schemas within one, as a check of a value may meet them."""
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+        return
+    yield schema
+    if "$ref" in schema:
+        yield from _expanded_parts(target(root, str(schema["$ref"])), root, depth + 1)
+    for name, part in schema.items():
+        if name in ("properties",) and isinstance(part, Mapping):
+            for inner in part.values():
+                yield from _expanded_parts(inner, root, depth + 1)
+        elif name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(part, list):
+            for inner in part:
+                yield from _expanded_parts(inner, root, depth + 1)
+        elif name in ("items", "additionalProperties"):
+            yield from _expanded_parts(part, root, depth + 1)

@@ -15,6 +15,7 @@ from a2a.types import a2a_pb2
 from google.protobuf.json_format import ParseDict
 
 from meshwright import Agent, Capability, Client, Run
+from meshwright.parts.a2a.cards import IDEMPOTENT
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mcp_agents import (
@@ -192,13 +193,14 @@ async def test_card_has_agents_and_skills(tmp_path: Path) -> None:
         assert {item["url"] for item in mesh["supportedInterfaces"]} == {f"{api.url}/a2a"}
         skills = {skill["id"]: skill for skill in mesh["skills"]}
         assert skills["echoing"]["tags"] == ["echo"] and "Says it again" in skills["echoing"]["description"]
-        assert "waiting" not in skills and not mesh["capabilities"].get("extensions")
+        assert "waiting" not in skills
+        assert [one["uri"] for one in mesh["capabilities"]["extensions"]] == [IDEMPOTENT]
         agent = await api.get("/a2a/agents/with_header/.well-known/agent-card.json")
         assert [skill["id"] for skill in agent["skills"]] == ["routing"]
         assert agent["skills"][0]["inputModes"] == ["application/json"]
         assert agent["supportedInterfaces"][0]["url"] == f"{api.url}/a2a/agents/with_header"
         extended = await result(api, "with_header", "GetExtendedAgentCard", {})
-        [extension] = extended["capabilities"]["extensions"]
+        [_, extension] = extended["capabilities"]["extensions"]
         assert extension["params"]["routing"]["required"] == ["region"]
         for unknown in ("gate", "nobody", "event-logger"):
             status, _ = await api.call("GET", f"/a2a/agents/{unknown}/.well-known/agent-card.json")

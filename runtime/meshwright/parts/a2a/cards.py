@@ -16,6 +16,8 @@ SKILL_ID = "skillId"
 """The key in the metadata of a message that names its skill."""
 INPUT_SCHEMAS = "urn:meshwright:a2a:input-schemas"
 """The extension of a card that has the JSON schemas of skills that take data, by their ids."""
+IDEMPOTENT = "urn:meshwright:a2a:idempotent-messages"
+"""The extension of a card that says: a message that is sent again is the same task, or the same answer."""
 _BINDINGS = ("JSONRPC", "HTTP+JSON")
 _TEXT_MODES = ["text/plain", "application/json"]
 _FILE_MODES = ["application/pdf", "image/jpeg", "image/png"]
@@ -95,11 +97,15 @@ class Directory:
                     skill["inputModes"] = ["application/json"]
                     schemas.setdefault(capability.name, capability.input_schema)
         url = f"{base_url}{PATH}" + (f"/agents/{agent_id}" if agent_id else "")
-        extension = {
-            "uri": INPUT_SCHEMAS,
-            "description": "The JSON schemas of skills that take data, by their ids",
-            "params": schemas,
-        }
+        extensions: list[dict[str, Any]] = [
+            {
+                "uri": IDEMPOTENT,
+                "description": "A message that is sent again is the same task, or the same answer",
+            }
+        ]
+        if is_extended and schemas:
+            description = "The JSON schemas of skills that take data, by their ids"
+            extensions.append({"uri": INPUT_SCHEMAS, "description": description, "params": schemas})
         return {
             "name": name,
             "description": description,
@@ -111,7 +117,7 @@ class Directory:
                 "streaming": True,
                 "pushNotifications": False,
                 "extendedAgentCard": True,
-                **({"extensions": [extension]} if is_extended and schemas else {}),
+                "extensions": extensions,
             },
             "securitySchemes": {"bearer": {"httpAuthSecurityScheme": {"scheme": "Bearer"}}},
             "defaultInputModes": [*_TEXT_MODES, *_FILE_MODES],

@@ -43,6 +43,8 @@ _STATES = {
     "cancelled": "TASK_STATE_CANCELED",
     "timed_out": "TASK_STATE_FAILED",
 }
+COST = "urn:meshwright:a2a:cost-usd"
+"""The key in the metadata of a task that has ended with its cost in US dollars, as a text."""
 _REJECTED = "TASK_STATE_REJECTED"
 State = Literal[
     "TASK_STATE_UNSPECIFIED",
@@ -299,6 +301,8 @@ def write_task(
     }
     if artifacts and view.outcome is not None:
         document["artifacts"] = write_artifacts(view.outcome, base_url)
+    if view.outcome is not None and view.outcome.cost_usd is not None:
+        document["metadata"] = {COST: format(view.outcome.cost_usd, "f")}
     if history_length != 0 and (parts := _content(view.payload, base_url)):
         ids = {"messageId": f"{view.task_id}-request", "contextId": view.thread_id, "taskId": view.task_id}
         document["history"] = [{**ids, "role": "ROLE_USER", "parts": parts}]

@@ -16,9 +16,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import islice
 from mimetypes import guess_extension
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -33,7 +32,7 @@ from meshwright.core.comments import mark_arguments
 from meshwright.core.display import left_out_text
 from meshwright.core.part import Caution
 from meshwright.core.redaction import foreign_words
-from meshwright.core.schema import target
+from meshwright.core.schema_checks import safe_schema
 from meshwright.kit import InvalidInput, short
 from meshwright.parts.mcp.connection import NOTHING_OF_OURS, ServerConnection, call_remedy
 from meshwright.parts.mcp.consent import Consents, ToolDocument
@@ -50,9 +49,6 @@ if TYPE_CHECKING:
 _MAX_NAME_CHARS = 64  # that models take
 _DIGEST_CHARS = 8  # behind a name that had to be changed
 _MAX_DESCRIPTION_CHARS = 16_000
-_MAX_SCHEMA_CHARS = 64_000
-_MAX_SCHEMA_PARTS = 10_000  # that a check of arguments may visit, references followed
-_MAX_SCHEMA_DEPTH = 64
 _MAX_TEXT_CHARS = 400_000
 _MAX_FILE_BYTES = 2_000_000  # of all files of a result
 _logger = logging.getLogger("meshwright.mcp")
@@ -158,56 +154,6 @@ def consent_document(remote: types.Tool) -> str:
         "annotations": remote.annotations.model_dump(exclude_none=True) if remote.annotations else {},
     }
     return json.dumps(document, sort_keys=True, ensure_ascii=False)
-
-
-def safe_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema of a stranger without its patterns, which could take for ever to match.
-
-    Raises ValueError for one that is too large, too deep or takes too many steps to check.
-    """
-    text = json.dumps(schema)
-    if len(text) > _MAX_SCHEMA_CHARS:
-        raise ValueError(f"its schema has over {_MAX_SCHEMA_CHARS:,} characters")
-    cleaned = _without_patterns(schema, 0)
-    if schema.get("type", "object") != "object":
-        raise ValueError("its schema is not that of an object")
-    if next(islice(_parts(cleaned, cleaned, 0), _MAX_SCHEMA_PARTS, None), None) is not None:
-        raise ValueError("its schema refers to itself in too many ways")
-    return {"type": "object", "properties": {}, **cleaned}
-
-
-def _without_patterns(value: Any, depth: int, *, is_schema: bool = True) -> Any:
-    """The value without `pattern` keywords; properties may be called so."""
-    if depth > _MAX_SCHEMA_DEPTH:
-        raise ValueError(f"its schema is over {_MAX_SCHEMA_DEPTH} levels deep")
-    if isinstance(value, Mapping):
-        names = ("properties", "$defs", "definitions")
-        return {
-            name: _without_patterns(part, depth + 1, is_schema=not (is_schema and name in names))
-            for name, part in value.items()
-            if not (is_schema and name in ("pattern", "patternProperties"))
-        }
-    if isinstance(value, list):
-        return [_without_patterns(part, depth + 1) for part in value]
-    return value
-
-
-def _parts(schema: Any, root: Any, depth: int) -> Iterator[Any]:
-    """The schemas within one, as a check of a value may meet them."""
-    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
-        return
-    yield schema
-    if "$ref" in schema:
-        yield from _parts(target(root, str(schema["$ref"])), root, depth + 1)
-    for name, part in schema.items():
-        if name in ("properties",) and isinstance(part, Mapping):
-            for inner in part.values():
-                yield from _parts(inner, root, depth + 1)
-        elif name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(part, list):
-            for inner in part:
-                yield from _parts(inner, root, depth + 1)
-        elif name in ("items", "additionalProperties"):
-            yield from _parts(part, root, depth + 1)
 
 
 def read_contents(tool: str, result: types.CallToolResult, masked: Callable[[str], str]) -> Any:

@@ -1,0 +1,1 @@
+"""Agents elsewhere that speak A2A, as agents of the mesh."""
