@@ -7,17 +7,17 @@ from types import FrameType, ModuleType
 
 
 class FunctionCalls:
-    """The number of calls in a block: of Python and of C, or of the functions of one module."""
+    """The number of calls in a block: of Python and of C, or of the functions of one module or package."""
 
     def __init__(self, module: ModuleType | None = None) -> None:
         self.count = 0
-        self._file = None if module is None else module.__file__
+        self._files = None if module is None else str(module.__file__).removesuffix("__init__.py")
 
     def _add(self, frame: FrameType, event: str, argument: object) -> None:
-        if self._file is None:
+        if self._files is None:
             self.count += event in ("call", "c_call")
         else:
-            self.count += event == "call" and frame.f_code.co_filename == self._file
+            self.count += event == "call" and frame.f_code.co_filename.startswith(self._files)
 
     def __enter__(self) -> FunctionCalls:
         sys.setprofile(self._add)

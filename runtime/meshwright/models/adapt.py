@@ -6,8 +6,7 @@ that is remembered for its group and tags. The outermost wrapper of a model: eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,6 +29,7 @@ from meshwright.models.port import (
     Wrapper,
 )
 from meshwright.models.structure import repaired
+from meshwright.models.written import written
 
 ANSWER_TOOL = "final_answer"
 _REJECTED = frozenset({400, 422})
@@ -132,16 +132,21 @@ def _adapted(request: ModelRequest, form: _Form) -> ModelRequest:
         words = (
             f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_json(schema)}"
         )
-        changes = {"messages": _with_system(request.messages, words), "response_schema": None}
+        changes = {
+            "messages": written(request, _InstructedMessages, words).messages(),
+            "response_schema": None,
+        }
         changes["response_format"] = None
     if changes:
         request = request.model_copy(update=changes)
     if not form.prompted_tools:
         return request
-    messages = tuple(_as_text(request.messages))
-    if request.tools:
-        messages = _with_system(messages, _HOW_TO_CALL + "\n".join(map(_json, request.tools)))
-    return request.model_copy(update={"messages": messages, "tools": ()})
+    tools = request.tools
+    request = request.model_copy(update={"messages": written(request, _TextMessages).messages(), "tools": ()})
+    if not tools:
+        return request
+    words = _HOW_TO_CALL + "\n".join(map(_json, tools))
+    return request.model_copy(update={"messages": written(request, _InstructedMessages, words).messages()})
 
 
 def _read(reply: ModelReply, form: _Form, request: ModelRequest) -> ModelReply:
@@ -175,27 +180,49 @@ class _WrittenCalls(BaseModel):
     tool_calls: tuple[_WrittenCall, ...] = Field(min_length=1)
 
 
-def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
+class _TextMessages:
     """Messages without calls: the assistant writes them as it is to, and the user gives the results."""
-    names: dict[str | None, str] = {}
-    for role, group in groupby(messages, key=lambda message: message.role):
-        if role == "tool":
-            tool_messages = list(group)
-            results = [
-                f"Result of {names.get(m.tool_call_id, 'a tool')}:\n{m.content}" for m in tool_messages
-            ]
-            parts = tuple(part for message in tool_messages for part in message.parts)
-            yield ChatMessage(role="user", content="\n\n".join(results), parts=parts)
-            continue
-        for message in group:
-            names |= {call.id: call.name for call in message.tool_calls}
-            if message.tool_calls:
-                calls = [
-                    {"name": call.name, "arguments": _parse_arguments(call)} for call in message.tool_calls
-                ]
-                lines = [*filter(None, [message.text]), _json({"tool_calls": calls})]
-                message = ChatMessage(role=message.role, content="\n".join(lines))
-            yield message
+
+    def __init__(self) -> None:
+        self._messages: list[ChatMessage] = []
+        self._names: dict[str | None, str] = {}
+        self._results: list[ChatMessage] = []
+        """The results that came last, one after another."""
+        self._joined = 0
+        """The results among them that the last message has."""
+
+    def add(self, message: ChatMessage) -> None:
+        """Add the next message."""
+        if message.role == "tool":
+            self._results.append(message)
+            return
+        self._join()
+        self._results = list[ChatMessage]()
+        self._joined = 0
+        if message.tool_calls:
+            self._names |= {call.id: call.name for call in message.tool_calls}
+            calls = [{"name": call.name, "arguments": _parse_arguments(call)} for call in message.tool_calls]
+            lines = [*filter(None, [message.text]), _json({"tool_calls": calls})]
+            message = ChatMessage(role=message.role, content="\n".join(lines))
+        self._messages.append(message)
+
+    def messages(self) -> tuple[ChatMessage, ...]:
+        """The messages so far; each stays the same object while others follow."""
+        self._join()
+        return tuple(self._messages)
+
+    def _join(self) -> None:
+        if len(self._results) == self._joined:
+            return
+        if self._joined:
+            del self._messages[-1]
+        texts = [
+            f"Result of {self._names.get(result.tool_call_id, 'a tool')}:\n{result.content}"
+            for result in self._results
+        ]
+        parts = tuple(part for result in self._results for part in result.parts)
+        self._messages.append(ChatMessage(role="user", content="\n\n".join(texts), parts=parts))
+        self._joined = len(self._results)
 
 
 def _parse_arguments(call: ToolCall) -> Any:
@@ -219,11 +246,26 @@ def _with_calls(reply: ModelReply, step: int | None) -> ModelReply:
     return reply.model_copy(update={"content": "", "tool_calls": calls, "finish_reason": "tool_calls"})
 
 
-def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessage, ...]:
-    if messages and messages[0].role == "system":
-        first = messages[0].model_copy(update={"content": f"{messages[0].content}\n\n{words}"})
-        return (first, *messages[1:])
-    return (ChatMessage(role="system", content=words), *messages)
+class _InstructedMessages:
+    """Messages whose system message ends with some words; one of these words alone where there is none."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self._messages: list[ChatMessage] = []
+
+    def add(self, message: ChatMessage) -> None:
+        """Add the next message."""
+        if self._messages:
+            self._messages.append(message)
+        elif message.role == "system":
+            words = f"{message.content}\n\n{self._words}"
+            self._messages.append(message.model_copy(update={"content": words}))
+        else:
+            self._messages += [ChatMessage(role="system", content=self._words), message]
+
+    def messages(self) -> tuple[ChatMessage, ...]:
+        """The messages so far."""
+        return tuple(self._messages) or (ChatMessage(role="system", content=self._words),)
 
 
 def _json(value: Any) -> str:
@@ -317,15 +359,29 @@ def _answered(reply: ModelReply, provider: str) -> dict[str, Any]:
 
 
 def _request_contents(request: ModelRequest) -> dict[str, Any]:
-    system = [_text(message.content) for message in request.messages if message.role == "system"]
-    messages = [_message(message) for message in request.messages if message.role != "system"]
+    contents = written(request, _SpanMessages)
     tools = [{"type": "function", **spec.model_dump()} for spec in request.tools]
-    contents = {
-        GenAI.SYSTEM_INSTRUCTIONS: system,
-        GenAI.INPUT_MESSAGES: messages,
+    attributes = {
+        GenAI.SYSTEM_INSTRUCTIONS: contents.system,
+        GenAI.INPUT_MESSAGES: contents.messages,
         GenAI.TOOL_DEFINITIONS: tools,
     }
-    return {name: _encoded(value) for name, value in contents.items() if value}
+    return {name: _encoded(value) for name, value in attributes.items() if value}
+
+
+class _SpanMessages:
+    """The messages of a span, and apart from them the system messages."""
+
+    def __init__(self) -> None:
+        self.system: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
+
+    def add(self, message: ChatMessage) -> None:
+        """Add the next message."""
+        if message.role == "system":
+            self.system.append(_text(message.content))
+        else:
+            self.messages.append(_message(message))
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:

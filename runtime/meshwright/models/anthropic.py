@@ -23,6 +23,7 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.usage import UsageFields, read_usage
+from meshwright.models.written import written
 
 URL = "https://api.anthropic.com"
 _VERSION = "2023-06-01"  # docs.anthropic.com/en/api/versioning
@@ -166,8 +167,8 @@ class AnthropicMessages(Wire):
         """Write a request. Raises Unsupported for a part of it that the API does not have."""
         if request.inputs:
             raise Unsupported("Anthropic embeds no texts", remedy="Name a model of embeddings")
-        system = [block for message in request.messages for block in _system_blocks(message)]
-        messages = _messages(request.messages)
+        conversation = written(request, _Conversation, self._cached is not None)
+        system, messages = [*conversation.system], conversation.bodies()
         tools = [_tool(tool) for tool in request.tools]
         body: dict[str, Any] = {
             **self._extra,
@@ -185,13 +186,11 @@ class AnthropicMessages(Wire):
         choice = _tool_choice(request)
         parts = {"tool_choice": choice, "system": system, "tools": tools, "stream": stream}
         body |= {name: value for name, value in parts.items() if value}
-        is_marked = any("cache_control" in part for message in request.messages for part in message.parts)
         if self._cached is not None:
-            _unmark([*system, *(block for message in messages for block in message["content"])])
             self._mark(system, messages, tools)
-        elif is_marked:
+        elif conversation.is_marked:
             pass  # the client knows where its prompt repeats, and the API takes four marks
-        elif request.tools or any(message.role == "assistant" for message in request.messages):
+        elif request.tools or conversation.goes_on:
             _mark_conversation(system, messages, tools)
         for name in self._without:
             body.pop(name, None)
@@ -242,18 +241,17 @@ class AnthropicMessages(Wire):
 
     def _mark(self, system: list[Any], messages: list[Any], tools: list[Any]) -> None:
         for point in self._cached or ():
+            control = point.get("control") or _EPHEMERAL
             if point.get("location") == "tool_config":
-                blocks = tools[-1:]
+                _mark_last(tools, control)
             elif point.get("role") == "system":
-                blocks = system[-1:]
+                _mark_last(system, control)
             else:
                 role, index = point.get("role"), point.get("index")
-                fitting = [message for message in messages if role in (None, message["role"])]
+                fitting = [n for n, message in enumerate(messages) if role in (None, message["role"])]
                 place = -1 if index is None else int(index)
-                chosen = fitting[place : place + 1 or None] if -len(fitting) <= place < len(fitting) else []
-                blocks = [message["content"][-1] for message in chosen]
-            for block in blocks:
-                block["cache_control"] = point.get("control") or _EPHEMERAL
+                if -len(fitting) <= place < len(fitting):
+                    _mark_message(messages, fitting[place], control)
 
     def _request_params(self, request: ModelRequest) -> dict[str, Any]:
         asked_params = request.params
@@ -298,15 +296,9 @@ def _native_fields(request: ModelRequest) -> Mapping[str, Any]:
     return fields if isinstance(fields, Mapping) else {}
 
 
-def _unmark(blocks: Sequence[dict[str, Any]]) -> None:
-    """Take away the marks of a client: the API takes four, and those of the deployment count."""
-    for block in blocks:
-        block.pop("cache_control", None)
-
-
 def _system_blocks(message: ChatMessage) -> list[dict[str, Any]]:
     """The blocks of a system message; the marks of a cache stay where a client has put them."""
-    if message.role != "system" or not message.text:
+    if not message.text:
         return []
     if any("cache_control" in part for part in message.parts):
         words = [_text(message.content)] if message.content else []
@@ -328,26 +320,62 @@ def _tool_choice(request: ModelRequest) -> dict[str, Any]:
 
 def _mark_conversation(system: list[Any], messages: list[Any], tools: list[Any]) -> None:
     """Have a conversation cached: what stands before its messages, and those up to its two last questions."""
-    questions = [message for message in messages if message["role"] == "user"]  # the API takes four marks
-    ends = [(system or tools)[-1:], *([message["content"][-1]] for message in questions[-2:])]
-    for block in (block for blocks in ends for block in blocks):
-        block["cache_control"] = _EPHEMERAL
+    _mark_last(system or tools, _EPHEMERAL)  # the API takes four marks
+    for number in range(max(0, len(messages) - 4), len(messages)):  # users and assistants take turns
+        if messages[number]["role"] == "user":
+            _mark_message(messages, number, _EPHEMERAL)
 
 
-def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """The conversation without its system messages; neighbours of one role are one message."""
-    conversation: list[dict[str, Any]] = []
-    for message in messages:
+def _mark_last(blocks: list[Any], control: Any) -> None:
+    """Mark the last block in its list alone: the next call has it too, without this mark."""
+    if blocks:
+        blocks[-1] = {**blocks[-1], "cache_control": control}
+
+
+def _mark_message(messages: list[Any], number: int, control: Any) -> None:
+    content = [*messages[number]["content"]]
+    _mark_last(content, control)
+    messages[number] = {**messages[number], "content": content}
+
+
+class _Conversation:
+    """A conversation: neighbours of one role are one message, system messages stand apart.
+
+    An `is_unmarked` one has no marks of a client: the API takes four, and those of the deployment count.
+    """
+
+    def __init__(self, is_unmarked: bool) -> None:
+        self.system: list[dict[str, Any]] = []
+        self.is_marked = self.goes_on = False
+        self._is_unmarked = is_unmarked
+        self._messages: list[dict[str, Any]] = []
+
+    def add(self, message: ChatMessage) -> None:
+        """Write the next message. Raises Unsupported for a part that the API does not have."""
+        if message.parts and not self.is_marked:
+            self.is_marked = any("cache_control" in part for part in message.parts)
         if message.role == "system":
-            continue
-        role = "assistant" if message.role == "assistant" else "user"
-        if not conversation and role == "assistant":
-            conversation.append({"role": "user", "content": [_text("")]})
-        if conversation and conversation[-1]["role"] == role:
-            conversation[-1]["content"] += _blocks(message)
+            self.system += self._unmarked(_system_blocks(message))
+            return
+        role = "user"
+        if message.role == "assistant":
+            role, self.goes_on = "assistant", True
+            if not self._messages:
+                self._messages.append({"role": "user", "content": [_text("")]})
+        blocks = self._unmarked(_blocks(message))
+        if self._messages and self._messages[-1]["role"] == role:
+            self._messages[-1]["content"] += blocks
         else:
-            conversation.append({"role": role, "content": _blocks(message)})
-    return conversation or [{"role": "user", "content": [_text("")]}]
+            self._messages.append({"role": role, "content": blocks})
+
+    def bodies(self) -> list[dict[str, Any]]:
+        """The messages so far, in a list of the caller's own."""
+        return [*self._messages] or [{"role": "user", "content": [_text("")]}]
+
+    def _unmarked(self, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for block in blocks if self._is_unmarked else ():
+            block.pop("cache_control", None)
+        return blocks
 
 
 def _blocks(message: ChatMessage) -> list[dict[str, Any]]:

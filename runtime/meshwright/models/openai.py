@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from mimetypes import guess_extension
 from typing import Any
@@ -28,6 +28,7 @@ from meshwright.models.port import (
 )
 from meshwright.models.thinking import ThinkingChunks, read_thinking
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
+from meshwright.models.written import written
 
 _logger = logging.getLogger("meshwright.models")
 _REFUSED = "content_filter"
@@ -192,14 +193,14 @@ class ChatCompletions(Wire):
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request. Servers tell the tokens of a stream only where they are asked."""
+        model = self.called_model(request)
         if request.inputs:
-            model = self.called_model(request)
             return {**self._extra, **request.params, "model": model, "input": request.inputs}
         body: dict[str, Any] = {
             **self._extra,
             **{name: value for name, value in request.params.items() if name != ANTHROPIC_PARAMS},
-            "model": self.called_model(request),
-            "messages": self._messages(request),
+            "model": model,
+            "messages": written(request, _ChatMessages, model, frozenset(self._without)).bodies(),
             "user": request.user,
         }
         if request.temperature is not None:
@@ -217,13 +218,6 @@ class ChatCompletions(Wire):
         for name in self._without:
             body.pop(name, None)
         return body
-
-    def _messages(self, request: ModelRequest) -> list[dict[str, Any]]:
-        messages = list(_messages_body(request.messages, self.called_model(request), self._without))
-        for message in messages if "cache_control" in self._without else ():
-            if isinstance(message["content"], list):
-                message["content"] = [_unmarked(part) for part in message["content"]]
-        return messages
 
     def read(self, body: Any, request: ModelRequest, source: str, extra: Mapping[str, Any]) -> ModelReply:
         """Read a completion, or embeddings; arguments of tool calls are passed on as they came.
@@ -374,28 +368,51 @@ def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema_format}
 
 
-def _messages_body(
-    messages: Sequence[ChatMessage], model: str, without: Collection[str]
-) -> Iterator[dict[str, Any]]:
-    """Write the messages. A tool's may hold text alone: its pictures and files are the user's, after it."""
-    files: list[Mapping[str, Any]] = []
-    for message in messages:
-        if files and message.role != "tool":
-            yield {"role": "user", "content": files}
-            files = []
+class _ChatMessages:
+    """Messages for one model. Those of tools hold text alone: their pictures and files are the user's.
+
+    They come behind the results that came together.
+    """
+
+    def __init__(self, model: str, without: frozenset[str]) -> None:
+        self._model = model
+        self._without = without
+        self._bodies: list[dict[str, Any]] = []
+        self._files: list[Mapping[str, Any]] = []
+
+    def add(self, message: ChatMessage) -> None:
+        """Write the next message."""
+        if self._files and message.role != "tool":
+            self._bodies += self._files_bodies()
+            self._files = []
         if message.parts and message.role == "tool" and any(p.get("type") != "text" for p in message.parts):
-            files.append({"type": "text", "text": f"{_TOOL_FILES} {message.tool_call_id}:"})
-            files += [part for part in message.parts if part.get("type") != "text"]
+            self._files.append({"type": "text", "text": f"{_TOOL_FILES} {message.tool_call_id}:"})
+            self._files += [part for part in message.parts if part.get("type") != "text"]
             texts = tuple(part for part in message.parts if part.get("type") == "text")
             message = message.model_copy(update={"parts": texts})
         body = _message_body(message)
-        if message.tool_calls and message.answered_by in ("", model):
-            body |= {name: value for name, value in message.extra.items() if name not in without}
+        if message.tool_calls and message.answered_by in ("", self._model):
+            if message.extra:
+                body |= self._wanted_back(message.extra)
             for call, fields in zip(message.tool_calls, body["tool_calls"], strict=True):
-                fields |= {name: value for name, value in call.extra.items() if name not in without}
-        yield body
-    if files:
-        yield {"role": "user", "content": files}
+                if call.extra:
+                    fields |= self._wanted_back(call.extra)
+        if message.parts:
+            body["content"] = self._parts(body["content"])
+        self._bodies.append(body)
+
+    def bodies(self) -> list[dict[str, Any]]:
+        """The messages so far, in a list of the caller's own."""
+        return [*self._bodies, *self._files_bodies()]
+
+    def _files_bodies(self) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": self._parts(self._files)}] if self._files else []
+
+    def _parts(self, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return [_unmarked(part) for part in parts] if "cache_control" in self._without else [*parts]
+
+    def _wanted_back(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in extra.items() if name not in self._without}
 
 
 def _message_body(message: ChatMessage) -> dict[str, Any]:

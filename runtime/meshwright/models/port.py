@@ -20,6 +20,7 @@ from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 from meshwright.models.thinking import signed_blocks
+from meshwright.models.written import WrittenMessages
 
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
@@ -185,7 +186,7 @@ class CallContext(Struct, omit_defaults=True):
     its calls earlier processes made and did not live to record. `read_on` says for how many seconds a call
     that is cancelled is read on, so that its cost is known; None: its caller did not give it up. `prompt` is
     the version of the request's prompt, `traceparent` the span above the call. `is_own_endpoint`: the tenant
-    itself has chosen the address that answers.
+    itself has chosen the address that answers. `written` is what earlier calls wrote of the conversation.
     """
 
     budget_usd: Amount | None = None
@@ -211,6 +212,7 @@ class CallContext(Struct, omit_defaults=True):
     traceparent: str | None = None
     is_own_endpoint: bool = False
     passed_over: tuple[str, ...] = ()
+    written: WrittenMessages | None = None
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None:
@@ -232,6 +234,7 @@ class CallContext(Struct, omit_defaults=True):
 
 _OF_THE_RUN: dict[str, Any] = {
     **dict.fromkeys(("record", "since", "path", "take_cut", "read_on", "prompt", "traceparent")),
+    "written": None,
     **{"priority": 5, "on_empty": "fail", "is_own_endpoint": False, "passed_over": ()},
 }
 """Fields of a context that change no answer: they stay in the process."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ from pydantic_core import to_json
 
 from meshwright.core.messages import Usage
 from meshwright.core.money import MILLION, reported_cost
-from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
+from meshwright.models.written import written
 
 EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
 _IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
@@ -25,6 +26,7 @@ _BYTES_PER_CHARACTER = 4
 _MAX_PRICE = Decimal(1_000)  # dollars per million tokens: above every price list
 _MAX_FEES = Decimal(1)  # of one call, beside its tokens
 _MAX_SHOWN = 10**18
+_LETTERS = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _INTEGERS = frozenset({int})
 _WRITTEN = frozenset({"completion_tokens", "reasoning_tokens"})
 _IN_PROMPT = ("cached_tokens", "cache_write_tokens")
@@ -98,33 +100,61 @@ def count_written_chars(reply: ModelReply) -> int:
     return len(reply.content) + sum(len(call.name) + len(call.arguments) for call in reply.tool_calls)
 
 
-def max_prompt_tokens(request: ModelRequest) -> int:
-    """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
-    parts = [*map(len, request_texts(request)), *media_tokens(request)]
-    return sum(parts) + EXTRA_TOKENS * (1 + len(parts))
+class PromptSize:
+    """The size of a prompt. `size` are the bytes of its texts, `others` those that are no letters and spaces.
 
+    Both are without pictures and files, which have about `media` tokens. `parts` counts texts and media.
+    """
 
-def request_texts(request: ModelRequest) -> Iterator[bytes]:
-    """The texts of a request as bytes: messages, calls of tools, tools and schemas."""
-    for text in request.inputs:
-        yield encoded(text) if isinstance(text, str) else b"1" * len(text)
-    for message in request.messages:
-        yield encoded(message.text)
-    for message in request.messages:
-        yield from map(to_json, message.thinking)
+    def __init__(self) -> None:
+        self.size = self.others = self.media = self.parts = 0
+
+    def add(self, message: ChatMessage) -> None:
+        """Add the next message: its text, its thinking, its calls of tools and its media."""
+        self.add_text(encoded(message.text))
+        for block in message.thinking:
+            self.add_text(to_json(block))
         for call in message.tool_calls:
-            yield encoded(f"{call.id}{call.name}{call.arguments}")
+            self.add_text(encoded(f"{call.id}{call.name}{call.arguments}"))
+        for part in message.parts:
+            if tokens := _media_tokens(part):
+                self.media += tokens
+                self.parts += 1
+
+    def add_text(self, text: bytes) -> None:
+        """Add a text."""
+        self.size += len(text)
+        self.others += len(text.translate(None, _LETTERS))
+        self.parts += 1
+
+    @property
+    def extra_tokens(self) -> int:
+        """The tokens that a provider may add to all of it."""
+        return EXTRA_TOKENS * (1 + self.parts)
+
+    @property
+    def max_tokens(self) -> int:
+        """A bound on its tokens: no tokenizer makes more tokens than there are bytes."""
+        return self.size + self.media + self.extra_tokens
+
+
+def prompt_size(request: ModelRequest) -> PromptSize:
+    """The size of a request: messages, calls of tools, tools and schemas; rather too much of media."""
+    prompt = PromptSize()
+    vars(prompt).update(vars(written(request, PromptSize)))  # the conversation goes on with that one
+    for text in request.inputs:
+        prompt.add_text(encoded(text) if isinstance(text, str) else b"1" * len(text))
     for tool in request.tools:
-        yield encoded(f"{tool.name}{tool.description}")
-        yield to_json(tool.parameters)
+        prompt.add_text(encoded(f"{tool.name}{tool.description}"))
+        prompt.add_text(to_json(tool.parameters))
     if request.response_schema is not None:
-        yield to_json(request.response_schema)
+        prompt.add_text(to_json(request.response_schema))
+    return prompt
 
 
-def media_tokens(request: ModelRequest) -> list[int]:
-    """The tokens of each picture and file of a request, rather too many."""
-    media = [_media_tokens(part) for message in request.messages for part in message.parts]
-    return [tokens for tokens in media if tokens]
+def max_prompt_tokens(request: ModelRequest) -> int:
+    """A bound on the tokens of a request's prompt."""
+    return prompt_size(request).max_tokens
 
 
 def encoded(text: str) -> bytes:
@@ -169,8 +199,9 @@ def _is_too_much(name: str, count: int, request: ModelRequest, written_chars: in
 
 def _max_read(request: ModelRequest) -> int:
     searched = _SEARCHED_TOKENS if "web_search_options" in request.params else 0
-    media = (_MEDIA_FACTOR - 1) * sum(media_tokens(request))
-    return max_prompt_tokens(request) + media + searched + _ADDED_TOKENS
+    prompt = prompt_size(request)
+    media = (_MEDIA_FACTOR - 1) * prompt.media
+    return prompt.max_tokens + media + searched + _ADDED_TOKENS
 
 
 def _max_written(request: ModelRequest, written_chars: int) -> int:

@@ -13,14 +13,13 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Usage
 from meshwright.core.money import MILLION, ZERO, fit
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
-from meshwright.models.usage import EXTRA_TOKENS, encoded, max_prompt_tokens, media_tokens, request_texts
+from meshwright.models.usage import EXTRA_TOKENS, encoded, max_prompt_tokens, prompt_size
 from meshwright.money.costs import AnsweredCall
 
 _logger = logging.getLogger("meshwright.budgets")
 
 PastCalls = Callable[[], Awaitable[Iterable[AnsweredCall]]]
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
-_LETTERS = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TOKENS_PER_LETTER = 0.5  # of a prompt: words have 0.25, letters by chance just under this
 _MARGIN = 1.5  # on the longest of the last answers, and on the price of tokens
 _UNUSED_SHARE = 4  # of what an answer may have, one has this part, as long as nothing is known
@@ -175,7 +174,8 @@ def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
 
 
 def _prompt_size(request: ModelRequest) -> int:
-    return sum([*map(len, request_texts(request)), *media_tokens(request)])
+    prompt = prompt_size(request)
+    return prompt.size + prompt.media
 
 
 def estimated_tokens(size: int) -> int:
@@ -200,6 +200,5 @@ def _prompt_tokens(request: ModelRequest, history: _CallHistory) -> int:
 
 def _count_letters(request: ModelRequest) -> tuple[int, int]:
     """The ASCII letters and spaces of a prompt; and its other bytes, with what a provider may add."""
-    parts, media = list(request_texts(request)), media_tokens(request)
-    size, others = sum(map(len, parts)), sum(len(part.translate(None, _LETTERS)) for part in parts)
-    return size - others, others + sum(media) + EXTRA_TOKENS * (1 + len(parts) + len(media))
+    prompt = prompt_size(request)
+    return prompt.size - prompt.others, prompt.others + prompt.media + prompt.extra_tokens

@@ -46,6 +46,7 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import response_schema
+from meshwright.models.written import WrittenMessages
 
 _logger = logging.getLogger("meshwright.agents")
 _SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
@@ -192,10 +193,10 @@ class ModelCalls:
         budgets.book(hold.cut)
         return replace(call, call_id=hold.call or call.call_id, settlement=budgets.settle(hold, usd))
 
-    def context(self, step: OpenStep | None) -> CallContext:
+    def context(self, step: OpenStep | None, written: WrittenMessages | None = None) -> CallContext:
         """The context of a step's calls: who pays for them, and where they are recorded."""
         number = None if step is None else step.number
-        return self._state.call_context(number, partial(self._record, step), step, self.prompt)
+        return self._state.call_context(number, partial(self._record, step), step, self.prompt, written)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
         self.usage.add(call)
@@ -249,12 +250,14 @@ class ModelCalls:
         max_tokens: int | None = None,
         events: Sequence[ProgressEvent] = (),
         begins: bool = False,
+        written: WrittenMessages | None = None,
     ) -> tuple[ModelReply, dict[str, Any]]:
         """Call the model, in a step of the journal; return its reply, and what the run had come to by then.
 
         For a `shape` the reply's content is JSON, unchecked. The step is known by the `question`
         of the agent's code: a reply in the journal stands, whatever prompt, tools and model are now.
-        `max_tokens` is instead of the prompt's; `events` are published with the step.
+        `max_tokens` is instead of the prompt's; `events` are published with the step. `written` is of the
+        conversation that the messages belong to.
 
         Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. If the
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
@@ -262,7 +265,9 @@ class ModelCalls:
         """
         self.prompt = prepared.prompt
         request = self._request(prepared, messages, specs, shape, max_tokens)
-        step, result = await self._step(request, question, shape, events=events, begins=begins)
+        step, result = await self._step(
+            request, question, shape, events=events, begins=begins, written=written
+        )
         self.dialogue_calls += 1
         return self._note(step, request, result), step.totals
 
@@ -300,6 +305,7 @@ class ModelCalls:
         begins: bool = False,
         on_delta: OnDelta | None = None,
         reads_on: bool = False,
+        written: WrittenMessages | None = None,
     ) -> tuple[OpenStep, StepResult]:
         state, earlier, journal = self._state, tuple(self._settled), self._state.journal
         opened = journal.open_step("model", question, paid=True, request_hash=question_hash)
@@ -313,7 +319,7 @@ class ModelCalls:
                 budgets.book(earlier)  # they were durable before this step began
             if begins:
                 self._check_totals(step)
-            context = self.context(step)
+            context = self.context(step, written)
             if request.context.passed_over:
                 context = replace(context, passed_over=request.context.passed_over)
             if reads_on:

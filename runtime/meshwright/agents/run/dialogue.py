@@ -46,6 +46,7 @@ from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
+from meshwright.models.written import WrittenMessages
 
 
 class _CalledTool(NamedTuple):
@@ -101,6 +102,8 @@ class Dialogue(Generic[ShapeT]):
         if prepared.window is not None:
             self._most_room = max(self._room, min(self._most_room, prepared.window // 4))
         self._head = len(self._messages)
+        self._written = WrittenMessages() if self._has_tools else None
+        """The messages as earlier calls wrote them. None where one call is usual."""
         self._window = ContextWindow(state, calls, prepared, self._head, self._specs)
         if self._has_tools:
             self._stop_at(
@@ -263,7 +266,7 @@ class Dialogue(Generic[ShapeT]):
         arguments = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
         self._window.ask(messages)
-        return {**arguments, "question": self._request}
+        return {**arguments, "question": self._request, "written": self._written}
 
     def _stop_at(self, limit: Limit | None) -> None:
         if limit is not None:

@@ -37,6 +37,7 @@ from meshwright.engine.work import Journal, Work
 from meshwright.engine.work.paths import OpenStep
 from meshwright.engine.work.people import Decision
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
+from meshwright.models.written import WrittenMessages
 from meshwright.money.budgets import Budgets
 from meshwright.money.costs import UsualCall
 from meshwright.money.spending import Activity
@@ -164,6 +165,7 @@ class RunState:
         record: OnCall | None,
         step: OpenStep | None = None,
         prompt: str | None = None,
+        written: WrittenMessages | None = None,
     ) -> CallContext:
         """Returns who pays for a model call: tenant, task, agent, budgets."""
         task = self.task
@@ -186,6 +188,7 @@ class RunState:
             on_empty=task.on_empty,
             prompt=prompt,
             traceparent=self.span.traceparent,
+            written=written,
         )
 
     def check_delegation(self, agent_id: str) -> None:

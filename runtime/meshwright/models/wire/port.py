@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from meshwright.core.errors import MeshError
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.usage import media_tokens, request_texts
+from meshwright.models.usage import prompt_size
 from meshwright.models.wire.stream import StreamedCall
 
 _BYTES_PER_TOKEN = 3  # rather too many tokens than too few
@@ -27,8 +27,8 @@ def plain_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def tokens_in(request: ModelRequest) -> int:
     """Returns about how many tokens a request has: no provider is asked."""
-    size = sum([*map(len, request_texts(request)), *media_tokens(request)])
-    return -(-size // _BYTES_PER_TOKEN)
+    prompt = prompt_size(request)
+    return -(-(prompt.size + prompt.media) // _BYTES_PER_TOKEN)
 
 
 def find_group(name: str, groups: Collection[str], names: Mapping[str, str]) -> str | None:
