@@ -217,8 +217,13 @@ class Walk:
     async def _do_lease(self, act: Act) -> None:
         self._history.leases += 1
         self._world.cut_calls += self._open_tasks
-        self._world.calls_beside += self._world.asks.disturb(goes_on=True)
+        self._world.calls_beside += self._world.asks.disturb(goes_on=True) + self._legs()
         self._mesh.lose_lease()
+
+    def _legs(self) -> int:
+        """The number of legs that may ask side by side: those that go on may all ask before they know."""
+        ops = [op for job in self._world.program.values() for op in all_ops(job.ops)]
+        return sum(len(op.branches) for op in ops if op.kind in ("legs", "hedge"))
 
     async def _do_submit(self, act: Act) -> None:
         await self._submit()
