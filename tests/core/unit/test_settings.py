@@ -219,14 +219,24 @@ def test_a_wrong_value_names_its_line_and_what_was_expected(tmp_path, text, line
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
-    [("listen_port = \n", 1), ("a = 1\na = 2\n", 2), ("trace = true\nworkspace = 'un", 2), ("x = [\n\n", 2)],
+    ("text", "line", "remedy"),
+    [
+        ("listen_port = \n", 1, "put text in quotes"),
+        ("model = gpt-4\n", 1, "put text in quotes"),
+        ("a = 1\na = 2\n", 2, "keep one of the lines"),
+        ("[http]\nport = 1\n[page]\n[http]\n", 4, "below the second heading"),
+        ('folder = "C:\\Users"\n', 1, "single quotes"),
+        ('folder = "C:\\work"\n', 1, "single quotes"),
+        ("trace = true\nworkspace = 'un", 2, "name = "),
+        ("x = [\n\n", 2, "put text in quotes"),
+    ],
 )
-def test_a_file_that_is_not_toml_names_the_line(tmp_path, text, line):
+def test_a_file_that_is_not_toml_names_the_line_and_the_remedy(tmp_path, text, line, remedy):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError, match="is not TOML") as caught:
         load_settings(tmp_path)
     assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert remedy in caught.value.remedy
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):

@@ -164,6 +164,17 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot be read: {reason}", path=str(path), remedy="make it readable") from error
 
 
+_TOML_REMEDIES = {
+    "twice": "write what is below the second heading below the first",
+    "Cannot overwrite a value": "keep one of the lines that set it",
+    "Invalid value": "put text in quotes, and write true and false in small letters",
+    "Invalid hex value": "put text with backslashes in single quotes",
+    "Unescaped '\\'": "put text with backslashes in single quotes",
+    "": 'write settings as lines of the form name = "value", below headings like [http]',
+}
+"""The remedy of an error, by a part of its text; the first that is there."""
+
+
 def _file(kind: type[Settings], path: Path, text: str) -> _SettingsSource:
     try:
         document = tomllib.loads(text)
@@ -173,7 +184,7 @@ def _file(kind: type[Settings], path: Path, text: str) -> _SettingsSource:
             f"is not TOML: {error}",
             path=str(path),
             line=int(line[1]) if line else len(text.splitlines()),
-            remedy='write settings as lines of the form name = "value"',
+            remedy=next(remedy for reason, remedy in _TOML_REMEDIES.items() if reason in str(error)),
         ) from error
     for name, value in document.items():
         if name not in kind.model_fields:
