@@ -17,7 +17,7 @@ from meshwright.console.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.console.nouns import Noun, completes, resource_group
 from meshwright.console.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
 from meshwright.console.output import document, echo_json, show, table
-from meshwright.core.display import Column, Document, dollars
+from meshwright.core.display import Column, Document, dollars, local_time
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.money import TASK_BUDGET
 from meshwright.models.settings import ModelsSettings
@@ -172,6 +172,8 @@ def costs(
         echo_json(answer)
     elif answer["items"]:
         click.echo(costs_table(answer))
+        if since_listed := answer.get("listed_since"):
+            click.echo(f"listed are calls since {local_time(since_listed)}; the total is of all", err=True)
     else:
         when = " then" if since or until or of else ""
         click.echo(f'no model was called{when}; mesh ask AGENT "..." calls one', err=True)

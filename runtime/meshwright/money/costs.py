@@ -18,6 +18,7 @@ from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import ZERO, Amount, exact, fit, from_pico, pico, reported_cost
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.task_lists import tenants_in
 from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.engine.sql.database import Session
 from meshwright.money.account import ACCOUNT
@@ -64,6 +65,7 @@ Bucket = Literal["hour", "day"]
 _BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
 _MAX_KEYS = 500  # listed of one sum
 _MAX_POINTS = 5_000  # listed of a series
+_MAX_READ = 10_000  # calls of which tasks and trees are listed
 _MAX_DEPTH = 50  # of a tree of tasks
 
 _GROUPS: dict[Key, str] = {
@@ -99,10 +101,11 @@ _OF_THREAD = (
     "UNION ALL SELECT seq FROM calls WHERE task_id = :of_thread_id)"
 )
 """The calls of a thread, mostly that of one task and named as it is, which no index has by thread."""
-_OF_PARENT = (
-    "calls.seq IN (SELECT calls.seq FROM tasks JOIN calls ON calls.task_id = tasks.task_id "
-    "AND calls.tenant_id = tasks.tenant_id WHERE tasks.parent_task_id = :parent_task_id)"
+_OF_TASKS = (
+    "calls.seq IN (SELECT made.seq FROM {tasks} CROSS JOIN calls AS made WHERE made.task_id = tasks.task_id "
+    "AND made.tenant_id = tasks.tenant_id AND {condition})"
 )
+"""The calls of tasks that an index finds, for which those of others are not read."""
 _OF_CALL = ("prompt", "tag")
 _COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
@@ -194,13 +197,15 @@ class Costs(View, kw_only=True):
     """Costs by key, the dearest first, and of all calls together; `omitted` items are only in the total.
 
     A call with two tags counts under each, so that costs by tag may come to more than the total. A series has
-    an item for each `bucket` of UTC in which calls ended, the earliest first.
+    an item for each `bucket` of UTC in which calls ended, the earliest first. Items by task or tree are of
+    the newest 10,000 calls, from `listed_since` on if there are more; the total is of all.
     """
 
     by: str
     since: datetime | None
     until: datetime | None = None
     bucket: Bucket | None = None
+    listed_since: datetime | None = None
     items: tuple[Cost, ...]
     omitted: int
     total: Cost
@@ -360,21 +365,26 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
     if query.bucket is not None:
         columns["bucket"] = _bucket(session, _BUCKET_SECONDS[query.bucket])
-    condition, values, of_tasks = _condition(session, query)
-    # A scan looks nothing up: the index pays where it leaves little.
-    is_narrow = query.tenant_id is not None and (query.since or query.until) is not None
-    table = session.by_index("calls", "calls_by_time" if is_narrow else None)
-    source, whole_values = all_calls(table, condition, of_tasks=of_tasks), values
-    whole_source = source
+    condition, values, of_tasks, by_seq = _condition(session, query)
+    lists_tasks, listed_since = bool({"task", "tree"} & {*keys}), None
+    listed = condition
+    if lists_tasks and not by_seq:
+        listed_since = _newest_calls(session, query)
+    if listed_since is not None:
+        listed += " AND time >= :listed_since"
+        values["listed_since"] = listed_since
+    table = session.by_index("calls", _index_of_calls(query, by_seq, lists_tasks))
+    source, whole_values = all_calls(table, listed, of_tasks=of_tasks), values
+    whole_source = all_calls(table, condition, of_tasks=of_tasks)
     if not of_tasks:
         bounds = values.get("since"), values.get("until")
         whole_source, hours = calls_by_hour(
             session, condition, *bounds, of_tenant=query.tenant_id is not None
         )
         whole_values = values | hours
-        if not {"task", "tree"} & {*keys}:
+        if not lists_tasks:
             source, values = whole_source, whole_values
-    joined = f"{tags} {_trees(table, condition) if 'tree' in keys else ''}"
+    joined = f"{tags} {_trees(table, listed) if 'tree' in keys else ''}"
     named_columns = [f"{column} AS {name}" for name, column in columns.items()]
     selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)
     first = "bucket, " if "bucket" in columns else ""
@@ -391,11 +401,31 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
     omitted = rows[0][0] - len(items) if rows else 0
     fields = {"by": query.by, "since": query.since, "until": query.until, "bucket": query.bucket}
+    fields["listed_since"] = None if listed_since is None else datetime.fromtimestamp(listed_since, UTC)
     return Costs(**fields, items=items, omitted=omitted, total=_cost({}, total))
 
 
-def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any], bool]:
-    """The rows that count: the condition, its values, and whether it asks for their tasks or threads."""
+def _newest_calls(session: Session, query: CostQuery) -> float | None:
+    """The time of the first of the newest calls that a list of tasks reads; None where there are fewer."""
+    of_time, values = _period(session, query)
+    index = "calls_by_end" if query.tenant_id is None else "calls_by_time"
+    calls = session.by_index("calls", index)
+    newest = f"SELECT time FROM {calls} WHERE {of_time} ORDER BY time DESC LIMIT 1 OFFSET :read"  # noqa: S608
+    row = session.execute(newest, {**values, "read": _MAX_READ}).fetchone()
+    return None if row is None else row[0]
+
+
+def _index_of_calls(query: CostQuery, by_seq: bool, lists_tasks: bool) -> str | None:
+    """The index of the calls of a tenant or of a time; None for all, or for those that are found by `seq`."""
+    if by_seq:
+        return None
+    if query.tenant_id is not None:
+        return "calls_by_time"
+    return "calls_by_end" if query.since is not None or lists_tasks else None
+
+
+def _period(session: Session, query: CostQuery) -> tuple[str, dict[str, Any]]:
+    """The condition for the tenant and the time of a call, and its values."""
     values: dict[str, Any] = {}
     conditions = ["1 = 1"]
     if query.tenant_id is not None:
@@ -407,20 +437,29 @@ def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any],
     if query.until is not None:
         conditions.append("time < :until")
         values["until"] = query.until.timestamp()
+    return " AND ".join(conditions), values
+
+
+def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any], bool, bool]:
+    """The rows that count: the condition and its values, whether it asks for their tasks or threads, and
+    whether it names calls by their `seq`."""
+    of_period, values = _period(session, query)
+    conditions, by_seq = [of_period], False
     if query.of is not None:
-        own_conditions, more = _cost_conditions(session, query.of)
+        own_conditions, more, by_seq = _cost_conditions(session, query.tenant_id, query.of)
         if query.of.thread_id is not None:
             conditions.append(_OF_THREAD.format(session.by_index("calls", "calls_by_thread")))
-        if query.of.parent_task_id is not None:
-            conditions.append(_OF_PARENT)
+            by_seq = True
         conditions += own_conditions
         values |= more
     of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
     of_tasks = query.of is not None and query.of.model_copy(update=of_calls) != TaskFilter()
-    return " AND ".join(conditions), values, of_tasks
+    return " AND ".join(conditions), values, of_tasks, by_seq
 
 
-def _cost_conditions(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
+def _cost_conditions(
+    session: Session, tenant_id: str | None, of: TaskFilter
+) -> tuple[list[str], dict[str, Any], bool]:
     own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
     conditions = [f"calls.{name} = :of_{name}" for name in own]
     values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
@@ -429,10 +468,19 @@ def _cost_conditions(session: Session, of: TaskFilter) -> tuple[list[str], dict[
         conditions.append(of_call)
         values |= call_values
     of_task = of.model_copy(update=dict.fromkeys([*own, *_OF_CALL]))
-    if of_task != TaskFilter():
+    if of_task == TaskFilter():
+        return conditions, values, False
+    if of_task.index == "tasks_by_tenant":  # nothing that an index finds
         condition, more = of_task.row_condition(session, "calls")
-        return [*conditions, condition], {**values, **more}
-    return conditions, values
+        return [*conditions, condition], {**values, **more}, False
+    condition, more = of_task.conditions(session, tenant_id)
+    if tenant_id is None and of_task.index not in (None, "tasks_by_parent", "tasks_open"):
+        tenants = {f"tenant{n}": name for n, name in enumerate(tenants_in(session, "tasks"))}
+        more |= tenants
+        condition += f" AND tasks.tenant_id IN ({', '.join(f':{name}' for name in tenants) or 'NULL'})"
+    tasks = session.by_index("tasks", of_task.index)
+    condition = _OF_TASKS.format(tasks=tasks, condition=condition)
+    return [*conditions, condition], {**values, **more}, True
 
 
 def _bucket(session: Session, seconds: int) -> str:

@@ -221,16 +221,18 @@ def _task_costs(session: Session, filters: dict[str, str]) -> list[Decimal | Non
     index = "tasks_by_agent" if "agent_id" in filters else "tasks_by_capability"
     table = session.by_index("tasks", index)
     query = (
-        f"SELECT seq, cost_usd FROM {table} WHERE {' AND '.join(conditions)} "  # noqa: S608 code
+        f"SELECT seq, cost_usd FROM {table} WHERE {' AND '.join(conditions)} AND seq > :least "  # noqa: S608
         "ORDER BY seq DESC LIMIT :limit"
     )
-    rows = list[Row]()
+    rows, least = list[Row](), 0
     for tenant_id in tenants:
         values = {
             name: session.bindable(value) for name, value in {**filters, "tenant_id": tenant_id}.items()
         }
-        rows += session.execute(query, {**values, "limit": _MAX_TASKS}).fetchall()
-    return [_amount(cost) for _, cost in sorted(rows, key=itemgetter(0), reverse=True)[:_MAX_TASKS]]
+        rows += session.execute(query, {**values, "limit": _MAX_TASKS, "least": least}).fetchall()
+        rows = sorted(rows, key=itemgetter(0), reverse=True)[:_MAX_TASKS]
+        least = rows[-1][0] if len(rows) == _MAX_TASKS else 0
+    return [_amount(cost) for _, cost in rows]
 
 
 def _amount(text: str | None) -> Decimal | None:

@@ -14,6 +14,7 @@ from meshwright.engine.events.task_lists import (
     TaskSubject,
     dead_letters,
     ended_tasks,
+    first_seq,
     list_tasks,
     subject_tasks,
     tenants_in,
@@ -116,7 +117,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         of_nobody, of_thread = TaskFilter(agent_id="nobody"), TaskFilter(thread_id="t7")
         of_writer, of_capability = TaskFilter(agent_id="writer"), TaskFilter(capability="w")
         long = TaskFilter(thread_id="long")
-        dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t7")
+        dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t11")
+        dead_of_agent, of_requester = TaskFilter(dead=True, agent_id="nobody"), TaskFilter(requested_by="r15")
         looks: dict[str, Callable[[], Any]] = {
             "rare": lambda: table.search(explained, rare, 1, last, 10),
             "page": lambda: table.search(explained, page, 1, last, 5),
@@ -129,6 +131,13 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "dead letters": lambda: dead_letters(explained, "default", TaskFilter(), 50),
             "dead letters of an agent": lambda: dead_letters(explained, "default", of_writer, 50),
             "dead letters of a capability": lambda: dead_letters(explained, "default", of_capability, 50),
+            "dead letters of a thread": lambda: dead_letters(explained, "default", of_thread, 50),
+            "dead letters below": lambda: dead_letters(explained, "default", below, 50),
+            "failed of an agent": lambda: list_tasks(
+                explained, "default", dead_of_agent, 50, 2**63 - 1, "created"
+            ),
+            "first of a thread": lambda: first_seq(explained, "default", of_thread),
+            "first below": lambda: first_seq(explained, "default", below),
             "changed": lambda: list_tasks(explained, "default", long, 10, 2**63 - 1, "changed"),
             "trends": lambda: read_trends(explained, "default", 0.0),
             "tree": lambda: task_tree(explained, "default", "t11"),
@@ -146,6 +155,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "thread of a question": lambda: Inbox(log).next_question("default", "thread"),
             "costs": lambda: sum_costs(log, CostQuery("default", "agent")),
             "costs of a thread": lambda: sum_costs(log, CostQuery("default", "agent", of=of_thread)),
+            "costs of a requester": lambda: sum_costs(log, CostQuery("default", "agent", of=of_requester)),
+            "costs of nobody": lambda: sum_costs(log, CostQuery("small", "task")),
             "costs below": lambda: sum_costs(log, CostQuery("default", "agent", of=below)),
         }
         found = dict[str, int]()

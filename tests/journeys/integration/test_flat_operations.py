@@ -24,17 +24,17 @@ from tests.support.sqlite_steps import Steps
 
 Reading = Callable[[], Awaitable[object]]
 FEW, MANY, VERY_MANY = 1_000, 20_000, 100_000
+PER_GROUP = 200
+"""Tasks for each tenant and each agent: twenty times as many tasks are of twenty times as many of both."""
 MAX_MORE = 4_000
 """An index is a level deeper, the newest block of events fuller, and a wait is looked at more often. One step
 for each task is 19,000."""
 GROWING = {
-    "costs by task": "sums the calls of each task, of which it lists the dearest",
-    "costs by tree": "sums the calls of each tree, of which it lists the dearest",
     "tree of many": "sums up its own tree, up to 10,000 tasks",
     "costs below many": "sums the calls of its own children",
 }
 """Reports that read what they are about, and so are not measured."""
-BOUNDED = {"trends": 10_000, "flows of a tenant": 1_200}
+BOUNDED = {"trends": 10_000, "flows of a tenant": 1_200, "costs by task": 10_000, "costs by tree": 10_000}
 """Reports that read the newest rows, and how many."""
 
 
@@ -79,20 +79,34 @@ class Parent(Agent):
         return await run.delegate("writer", "one") + await run.delegate("writer", "two")
 
 
-_ROOT = f"{10:026d}"
-"""A copy below which one in ten of the others is."""
+_ROOT, _CHILD, _OF_THREAD = (f"{copy:026d}" for copy in (10, 16, 11))
+"""A copy below which one in ten of the others is, one of these, and one of the long thread."""
+_A2A = {"A2A-Version": "1.0"}
+_MCP = {"Accept": "application/json, text/event-stream"}
+_MESSAGES = [{"role": "user", "content": "a"}]
 _COPY = "CAST(substr(task_id, -8) AS INTEGER)"
 _IS_COPY = "task_id LIKE '00%'"
+_TIMES = tuple(
+    f"UPDATE {table} SET {name} = {name} - 10 + 10.0 * {_COPY} / :tasks WHERE {_IS_COPY}"
+    for table, name in (
+        ("calls", "time"),
+        ("tasks", "created_at"),
+        ("tasks", "updated_at"),
+        ("tasks", "completed_at"),
+    )
+)
+"""Others are of the last seconds, one after another."""
 _OTHERS = tuple(
     f"UPDATE {table} SET {change} WHERE {_IS_COPY} AND {_COPY} % 10 = {digit}"
     for digit, table, change in (
         (1, "tasks", "thread_id = 'long'"),
         (1, "calls", "thread_id = 'long'"),
         (2, "tasks", "parent_task_id = 'parent' || rowid % 100"),
-        (3, "tasks", f"tenant_id = 'tenant' || {_COPY} % 100"),
-        (3, "calls", f"tenant_id = 'tenant' || {_COPY} % 100"),
+        (3, "tasks", f"tenant_id = 'tenant' || {_COPY} / 10 % :groups"),
+        (3, "calls", f"tenant_id = 'tenant' || {_COPY} / 10 % :groups"),
         (4, "tasks", "status = 'failed', error = 'ToolFailed'"),
-        (5, "tasks", "agent_id = 'other'"),
+        (5, "tasks", f"agent_id = 'other' || {_COPY} / 10 % :groups"),
+        (5, "calls", f"agent_id = 'other' || {_COPY} / 10 % :groups"),
         (6, "tasks", f"parent_task_id = '{_ROOT}'"),
         (7, "tasks", f"requested_by = 'requester' || {_COPY}"),
     )
@@ -108,7 +122,7 @@ _STATES = (
 async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The steps of each operation beside so many tasks of the last hour."""
     folder.mkdir()
-    script = ScriptedModel(*["Done."] * 500)
+    script = ScriptedModel(*["Done."] * 1_000)
     agents = Writer, Asker, Parent, Listener
     price = {"input": 1, "output": 1}
     async with http_mesh(folder, *agents, script=script, default_price=price) as api:
@@ -120,8 +134,8 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
     grow(data, tasks)
     with closing(sqlite3.connect(data / "mesh.db", isolation_level=None)) as store:
         store.execute("BEGIN")
-        for statement in (*_OTHERS, _STATES):
-            store.execute(statement)
+        for statement in (*_TIMES, *_OTHERS, _STATES):
+            store.execute(statement, {"groups": tasks // PER_GROUP, "tasks": tasks})
         for recount in (recount_hours, recount_ended):
             recount(SqliteSession(store))
         store.execute("COMMIT")
@@ -146,6 +160,7 @@ class Operations:
         """The steps of each."""
         api = self._api
         ended = await api.finished(agent_id="writer", payload={"text": "read"}, thread_id="mine")
+        failed = await api.finished(agent_id="echo", payload={"text": "read", "fail": True})
         tree = await api.finished(agent_id="parent", payload={"text": "read"})
         view = await api.get(f"/tasks/{ended}")
         assert view["status"] == "succeeded", view
@@ -153,16 +168,18 @@ class Operations:
         await api.mesh.log.flush()
         await self._steps.rest()
         counts = dict[str, int]()
-        for name, reading in self._readings(ended, tree).items():
+        for name, reading in self._readings(ended, tree, failed).items():
             if name not in GROWING:
                 counts[name] = await self._steps.fewest(reading)
-        for name, action in self._actions().items():
+        for name, action in self._actions(ended, failed).items():
             counts[name] = await self._steps.fewest(action, and_rest=True)
         return counts
 
-    def _readings(self, task_id: str, tree: str) -> dict[str, Reading]:
+    def _readings(self, task_id: str, tree: str, failed: str) -> dict[str, Reading]:
         return {
-            **self._of_task(task_id, tree),
+            **self._of_task(task_id, tree, failed),
+            **self._of_others(),
+            **self._of_protocols(task_id),
             **self._of_lists(tree),
             **self._of_money(tree),
             **self._of_mesh(),
@@ -179,7 +196,53 @@ class Operations:
 
         return read
 
-    def _of_task(self, task_id: str, tree: str) -> dict[str, Reading]:
+    def _post(self, path: str, headers: dict[str, str] | None = None, **body: object) -> Reading:
+        async def post() -> None:
+            async with self._api.session.post(path, json=body, headers=headers) as response:
+                text = await response.text()
+                assert response.status < 300, f"{path}: {text}"
+                assert "jsonrpc" not in body or '"result":' in text, f"{path}: {text}"
+
+        return post
+
+    def _of_others(self) -> dict[str, Reading]:
+        """One of a tree and of a thread with many, and pages of what is seldom changed."""
+        get = self._get
+        return {
+            "task of many": get(f"/tasks/{_ROOT}"),
+            "child of many": get(f"/tasks/{_CHILD}"),
+            "steps of a child of many": get(f"/tasks/{_CHILD}/steps"),
+            "tree of a child of many": get(f"/tasks/{_CHILD}/tree"),
+            "export of a child of many": get(f"/tasks/{_CHILD}/export"),
+            "task of a long thread": get(f"/tasks/{_OF_THREAD}"),
+            "steps of a task of a long thread": get(f"/tasks/{_OF_THREAD}/steps"),
+            "export of a task of a long thread": get(f"/tasks/{_OF_THREAD}/export"),
+            **{
+                path: get(path)
+                for path in (
+                    *("/health", "/healthz", "/me", "/deployments", "/deployments/route", "/allowances"),
+                    *("/channels", "/webhooks", "/schedules", "/api/agents", "/v1/models", "/v1/prompts"),
+                    *("/v1/evaluations", "/v1/experiments"),
+                )
+            },
+        }
+
+    def _of_protocols(self, task_id: str) -> dict[str, Reading]:
+        def a2a(method: str, **params: str) -> Reading:
+            return self._post("/a2a/agents/writer", _A2A, jsonrpc="2.0", id=1, method=method, params=params)
+
+        return {
+            "response": self._get(f"/v1/responses/resp_{task_id}"),
+            "task by A2A": a2a("GetTask", id=task_id),
+            "thread by A2A": a2a("ListTasks", contextId="mine"),
+            "task by MCP": self._call_tool("mesh_get_task", task_id=task_id),
+        }
+
+    def _call_tool(self, name: str, **arguments: str) -> Reading:
+        params = {"name": name, "arguments": arguments}
+        return self._post("/mcp", _MCP, jsonrpc="2.0", id=1, method="tools/call", params=params)
+
+    def _of_task(self, task_id: str, tree: str, failed: str) -> dict[str, Reading]:
         api, get, path = self._api, self._get, f"/tasks/{task_id}"
 
         async def follow() -> None:
@@ -198,6 +261,7 @@ class Operations:
             "tree of many": get(f"/tasks/{_ROOT}/tree"),
             "stream": follow,
             "events of a task": get("/events", task_id=task_id),
+            "plan of a retry": get(f"/tasks/{failed}/retry"),
         }
 
     def _of_lists(self, tree: str) -> dict[str, Reading]:
@@ -216,11 +280,22 @@ class Operations:
             "tasks of a capability": get("/tasks", capability="writing"),
             "open tasks": get("/tasks", waits_for="person"),
             "a task's own thread": get("/tasks", thread_id=tree),
+            "tasks by words": get("/tasks", text="read"),
+            "changed tasks": get("/tasks", order="changed"),
+            "tasks of a tenant": get("/tasks", "tenant3"),
             "failed tasks": get("/tasks", dead="true"),
+            "failed tasks of an agent": get("/tasks", status="failed", agent_id="echo"),
+            "failed tasks of a capability": get("/tasks", dead="true", capability="echoing"),
+            "tasks to retry": self._post("/retry", dry_run=True, agent_id="echo"),
             "dead letters": get("/dead-letters"),
             "dead letters of an agent": get("/dead-letters", agent_id="writer"),
             "dead letters of a capability": get("/dead-letters", capability="writing"),
+            "dead letters of a tenant": get("/dead-letters", "tenant3"),
+            "dead letters of a thread": get("/dead-letters", thread_id="mine"),
+            "dead letters below a task": get("/dead-letters", parent_task_id=tree),
             "events": get("/events", order="desc", limit="20"),
+            "events of a thread": get("/events", thread_id="mine"),
+            "events below a task": get("/events", parent_task_id=tree),
             "inbox": get("/inbox"),
             "ended questions": get("/inbox", ended="true"),
             "memories": get("/memories"),
@@ -231,10 +306,19 @@ class Operations:
         return {
             "budgets": get("/budgets"),
             "costs": get("/costs"),
-            "costs of an hour": get("/costs", since="1h"),
+            "costs of a day": get("/costs", since="24h"),
             "costs of a thread": get("/costs", thread_id="mine"),
             "costs below a task": get("/costs", parent_task_id=tree),
             "costs below many": get("/costs", parent_task_id=_ROOT),
+            "costs of an agent": get("/costs", agent_id="parent"),
+            "costs of a capability": get("/costs", capability="delegating"),
+            "costs of a requester": get("/costs", requested_by="requester17"),
+            "costs of a tenant": get("/costs", "tenant3"),
+            "costs by tenant": get("/costs", by="tenant"),
+            "costs by day": get("/costs", bucket="day", since="7d"),
+            "costs of a thread by task": get("/costs", by="task", thread_id="mine"),
+            "costs of a tenant by task": get("/costs", "tenant3", by="task"),
+            "costs of a tenant by tree": get("/costs", "tenant3", by="tree"),
             "costs by task": get("/costs", by="task"),
             "costs by tree": get("/costs", by="tree"),
             "costs of nobody": get("/costs", expected=404, agent_id="nobody"),
@@ -249,10 +333,10 @@ class Operations:
             "agents": get("/agents"),
             "scores": get("/agents/score/writing"),
             "figures": get("/figures"),
-            "figures of a tenant": get("/figures", tenant="tenant7"),
+            "figures of a tenant": get("/figures", tenant="tenant3"),
             "metrics": get("/metrics"),
             "trends": get("/figures/trends"),
-            "trends of a tenant": get("/figures/trends", "tenant7"),
+            "trends of a tenant": get("/figures/trends", "tenant3"),
             "flows": get("/figures/flows"),
             "flows of a tenant": get("/figures/flows", "default"),
             "readyz": get("/readyz"),
@@ -276,7 +360,51 @@ class Operations:
             "requester to erase": subject(requested_by="requester17"),
         }
 
-    def _actions(self) -> dict[str, Reading]:
+    def _other_actions(self, ended: str, failed: str) -> dict[str, Reading]:
+        api, keys = self._api, (f"key{number}" for number in range(100))
+
+        async def fail() -> None:
+            await api.finished(agent_id="echo", payload={"text": "a", "fail": True})
+
+        async def retry() -> None:
+            generation = (await api.client.outcome(failed)).generation
+            await self._post(f"/tasks/{failed}/retry", begin="start")()
+            while (await api.client.outcome(failed)).generation == generation:
+                await asyncio.sleep(0.02)
+
+        async def fork() -> None:
+            async with api.session.post(f"/tasks/{ended}/fork", json={"step": "1"}) as response:
+                await api.client.outcome((await response.json())["task_id"])
+
+        async def ask_once() -> None:
+            await api.finished(agent_id="writer", payload={"text": "a"}, idempotency_key=next(keys))
+
+        async def send() -> None:
+            message = {"messageId": next(keys), "role": "ROLE_USER", "parts": [{"text": "a"}]}
+            body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
+            await self._post("/a2a/agents/writer", _A2A, **body)()
+
+        async def publish_once() -> None:
+            await api.client.publish("app.other", "other.said", {}, idempotency_key=next(keys))
+
+        return {
+            "fail": fail,
+            "retry": retry,
+            "fork": fork,
+            "ask once": ask_once,
+            "ask and wait": self._post("/tasks?wait=60", agent_id="writer", payload={"text": "a"}),
+            "ask by A2A": send,
+            "ask by MCP": self._call_tool("writer", text="a"),
+            "chat": self._post("/v1/chat/completions", model="default", messages=_MESSAGES),
+            "complete": self._post("/complete", model="quality", messages=_MESSAGES),
+            "score": self._post(f"/v1/tasks/{ended}/scores", name="thumbs", value=1.0),
+            "raise a budget": self._post("/budgets/raise", budget="all", amount_usd="1"),
+            "hold": self._post("/hold"),
+            "release": self._post("/release"),
+            "publish once": publish_once,
+        }
+
+    def _actions(self, ended: str, failed: str) -> dict[str, Reading]:
         api = self._api
 
         async def ask() -> None:
@@ -318,6 +446,7 @@ class Operations:
             await api.client.publish("app.other", "other.said", {})
 
         return {
+            **self._other_actions(ended, failed),
             "ask": ask,
             "ask in a thread": ask_in_thread,
             "ask in a long thread": ask_in_long_thread,

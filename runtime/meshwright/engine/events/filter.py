@@ -110,7 +110,7 @@ class TaskFilter(BaseModel):
         """The conditions without a value."""
         if self.lacks is not None:
             yield from (f"tasks.{name} IS NULL" for name in self.lacks.split(","))
-        if self.dead:
+        if self._is_dead:
             yield "status IN ('failed', 'timed_out')"
         if self.open or self._is_of_waits:
             yield "completed_at IS NULL"  # tasks that have ended wait for nothing
@@ -147,6 +147,10 @@ class TaskFilter(BaseModel):
         return " AND ".join(conditions), values
 
     @property
+    def _is_dead(self) -> bool:
+        return bool(self.dead) or self.status in ("failed", "timed_out")
+
+    @property
     def _is_of_waits(self) -> bool:
         return self.waits_for is not None or self.waits_for_model is not None
 
@@ -161,14 +165,16 @@ class TaskFilter(BaseModel):
         """The index that finds them; None for that of the rows themselves, of which a search names few."""
         if self.text is not None:
             return None
+        if self.parent_task_id is not None:
+            return "tasks_by_parent"
+        if self._is_dead and (self.agent_id or self.capability) is not None:
+            return "tasks_dead_by_agent" if self.agent_id is not None else "tasks_dead_by_capability"
         if self.status not in (None, "succeeded"):
             return "tasks_by_status"
         if self.dead:
             return "tasks_dead"
         if self.open or self._is_of_waits:
             return "tasks_open"
-        if self.parent_task_id is not None:
-            return "tasks_by_parent"
         if self.agent_id is not None:
             return "tasks_by_agent"
         if self.requested_by is not None:

@@ -64,6 +64,17 @@ def _thread_condition(session: Session, condition: str, newest: str, order: Task
     )
 
 
+def _found_tasks(session: Session, filter: TaskFilter, condition: str) -> tuple[str, str]:
+    """The table by the index that finds the tasks of a filter, and the condition for them."""
+    if filter.thread_id is None:
+        return session.by_index("tasks", filter.index), condition
+    others = session.by_index("tasks", "tasks_by_thread")
+    return session.by_index("tasks", None), (
+        f"seq IN (SELECT seq FROM {others} WHERE {condition} AND thread_id <> task_id "  # noqa: S608 code
+        f"UNION ALL SELECT seq FROM tasks WHERE {condition} AND task_id = :thread_id)"
+    )
+
+
 _COUNTED_FIELDS = ("agent_id", "error", "capability", "dead")  # of a filter: those that the counts know
 _OF_GROUP = (
     "FROM {} WHERE tenant_id = :tenant_id AND coalesce(agent_id, '') = letters.agent_id || '' "
@@ -121,10 +132,11 @@ def _counted_groups(session: Session, tenant_id: str, filter: TaskFilter) -> tup
 def _grouped_tasks(session: Session, tenant_id: str, filter: TaskFilter) -> tuple[str, dict[str, Any]]:
     """Groups of the tasks that agree with a filter, from their rows."""
     conditions, values = filter.conditions(session, tenant_id)
+    tasks, conditions = _found_tasks(session, filter, conditions)
     query = (
         "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
         "(PARTITION BY agent_id, error ORDER BY completed_at DESC, seq DESC) AS place "
-        f"FROM tasks WHERE {conditions}) "
+        f"FROM {tasks} WHERE {conditions}) "
         "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
         "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
         "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
@@ -149,7 +161,8 @@ def tasks_among(session: Session, tenant_id: str, filter: TaskFilter, ids: Seque
 def first_seq(session: Session, tenant_id: str, filter: TaskFilter) -> int | None:
     """The `seq` of the first event of the tasks that agree with a filter; None where there are none."""
     conditions, values = filter.conditions(session, tenant_id)
-    query = f"SELECT min(seq) FROM tasks WHERE {conditions}"  # noqa: S608
+    tasks, conditions = _found_tasks(session, filter, conditions)
+    query = f"SELECT min(seq) FROM {tasks} WHERE {conditions}"  # noqa: S608
     [(seq,)] = session.execute(query, values).fetchall()
     return seq
 
