@@ -175,7 +175,7 @@ class ChatCompletions(Wire):
     ) -> None:
         self._extra = dict(extra or {})
         self._model = model
-        self._without: set[str] = {"temperature"} if reasons else set()
+        self._without = frozenset({"temperature"}) if reasons else frozenset[str]()
         self._limit = "max_completion_tokens" if reasons else "max_tokens"
 
     def headers(self, api_key: str | None) -> dict[str, str]:
@@ -200,7 +200,7 @@ class ChatCompletions(Wire):
             **self._extra,
             **{name: value for name, value in request.params.items() if name != ANTHROPIC_PARAMS},
             "model": model,
-            "messages": written(request, _ChatMessages, model, frozenset(self._without)).bodies(),
+            "messages": written(request, _ChatMessages, model, self._without).bodies(),
             "user": request.user,
         }
         if request.temperature is not None:
@@ -262,7 +262,7 @@ class ChatCompletions(Wire):
             self._limit = "max_completion_tokens"
             return True
         refused_names = [name for name in _OPTIONAL if name in words and name not in self._without]
-        self._without.update(refused_names[:1])
+        self._without |= {*refused_names[:1]}
         return bool(refused_names)
 
 
@@ -403,10 +403,10 @@ class _ChatMessages:
 
     def bodies(self) -> list[dict[str, Any]]:
         """The messages so far, in a list of the caller's own."""
-        return [*self._bodies, *self._files_bodies()]
+        return [*self._bodies, *self._files_bodies()] if self._files else [*self._bodies]
 
     def _files_bodies(self) -> list[dict[str, Any]]:
-        return [{"role": "user", "content": self._parts(self._files)}] if self._files else []
+        return [{"role": "user", "content": self._parts(self._files)}]
 
     def _parts(self, parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         return [_unmarked(part) for part in parts] if "cache_control" in self._without else [*parts]

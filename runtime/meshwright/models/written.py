@@ -39,15 +39,22 @@ class WrittenMessages:
     def __init__(self) -> None:
         self._forms: dict[Any, tuple[tuple[ChatMessage, ...], Any]] = {}
 
-    def form(self, messages: tuple[ChatMessage, ...], key: Any, make: Callable[[], _FormT]) -> _FormT:
-        """The form of messages under a key, which must name all that `make` depends on."""
-        before, form = self._forms.pop(key, ((), None))  # a form that fails half way is not kept
-        if form is None or len(before) > len(messages) or not all(map(is_, before, messages)):
-            before, form = (), make()
-        for message in messages[len(before) :]:
+    def form(
+        self, messages: tuple[ChatMessage, ...], kind: Callable[..., _FormT], arguments: tuple[Any, ...]
+    ) -> _FormT:
+        """The form `kind(*arguments)` of messages."""
+        key = kind, arguments
+        before: tuple[ChatMessage, ...] = ()
+        if key in self._forms:
+            before, form = self._forms.pop(key)  # a form that fails half way is not kept
+            if len(before) > len(messages) or not all(map(is_, before, messages)):
+                before, form = (), kind(*arguments)
+        else:
+            form = kind(*arguments)
+            if len(self._forms) == _MAX_FORMS:
+                del self._forms[next(iter(self._forms))]  # used least recently
+        for message in messages[len(before) :] if before else messages:
             form.add(message)
-        if len(self._forms) == _MAX_FORMS:
-            del self._forms[next(iter(self._forms))]  # used least recently
         self._forms[key] = messages, form
         return form
 
@@ -61,7 +68,7 @@ def written(
     """
     kept = request.context.written
     if kept is not None:
-        return kept.form(request.messages, (kind, *arguments), lambda: kind(*arguments))
+        return kept.form(request.messages, kind, arguments)
     form = kind(*arguments)
     for message in request.messages:
         form.add(message)
