@@ -22,6 +22,8 @@ from tests.support.walker.world import World
 
 GAVE_UP = "gave it up"
 _URL = "http://any/v1/chat/completions"
+_TIE_SECONDS = 0.01
+"""A nap ends not at the very moment of a result, as it may in simulated time: their order is not known."""
 _Results = list[Any]
 
 
@@ -93,7 +95,7 @@ class Legs:
                 legs = [leg.inner(f"{place}.h{at}") for at in range(len(op.branches))]
                 return self._heard(place, await self._hedge(legs, op))
             case "nap":
-                return await asyncio.sleep(op.seconds * self._world.pace)
+                return await asyncio.sleep(op.seconds * self._world.pace + _TIE_SECONDS)
             case "sleep":
                 return await self._run.sleep(op.seconds * self._world.pace)
             case "ask":
