@@ -410,9 +410,9 @@ def _newest_calls(session: Session, query: CostQuery) -> float | None:
     of_time, values = _period(session, query)
     index = "calls_by_end" if query.tenant_id is None else "calls_by_time"
     calls = session.by_index("calls", index)
-    newest = f"SELECT time FROM {calls} WHERE {of_time} ORDER BY time DESC LIMIT 1 OFFSET :read"  # noqa: S608
-    row = session.execute(newest, {**values, "read": _MAX_READ}).fetchone()
-    return None if row is None else row[0]
+    newest = f"SELECT time FROM {calls} WHERE {of_time} ORDER BY time DESC LIMIT 2 OFFSET :others"  # noqa: S608
+    rows = session.execute(newest, {**values, "others": _MAX_READ - 1}).fetchall()
+    return rows[0][0] if len(rows) > 1 else None
 
 
 def _index_of_calls(query: CostQuery, by_seq: bool, lists_tasks: bool) -> str | None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
 from meshwright.core.messages import Usage
+from meshwright.engine.events.filter import TaskFilter
 from meshwright.models.port import Call
 from meshwright.money.costs import COLUMNS, Cost, CostQuery, cost_row, parse_since, sum_costs
 from tests.support.event_logs import START, LogOnFile, event, open_log
@@ -297,6 +298,49 @@ async def test_a_tree_of_tasks_costs_what_all_its_tasks_cost(store: LogOnFile) -
     assert of_trees["top"].cost_usd == Decimal("0.75")
     later = await sums(store, "tree", since=START + timedelta(seconds=12), tenant_id="default")
     assert later["top"].calls == 1
+
+
+async def test_a_list_of_tasks_is_of_the_newest_calls_and_its_total_of_all(store: LogOnFile) -> None:
+    newest = 10_000
+    dear = call(0, task_id="dear", reply=answered("9"))
+    late = [call(n, task_id=f"t{n % 2}") for n in range(1, newest + 1)]
+    await store.write([dear, *late])
+    for by in ("task", "tree"):
+        costs = await sum_costs(store.log, CostQuery("default", by))
+        assert {item.key: item.calls for item in costs.items} == {"t0": newest // 2, "t1": newest // 2}
+        assert costs.listed_since == START + timedelta(seconds=1)
+        assert (costs.total.calls, costs.total.cost_usd) == (newest + 1, Decimal("2509"))
+    every = await sum_costs(store.log, CostQuery("default", "task", until=START + timedelta(seconds=newest)))
+    assert (every.items[0].key, every.listed_since) == ("dear", None)
+
+
+async def test_costs_of_tasks_by_requester_capability_and_status(store: LogOnFile) -> None:
+    accepted = [
+        event(
+            n,
+            "task.accepted",
+            task_id=f"t{n}",
+            tenant_id=tenant_id,
+            payload={"capability": capability, "requested_by": requester},
+        )
+        for n, (tenant_id, capability, requester) in enumerate(
+            [("default", "writing", "ann"), ("default", "reading", "ben"), ("acme", "writing", "ann")]
+        )
+    ]
+    calls = [call(10 + n, task_id=f"t{n}") for n in range(2)]
+    await store.write([*accepted, *calls, call(12, task_id="t2").model_copy(update={"tenant_id": "acme"})])
+    for fields, count in (
+        ({"requested_by": "ann"}, 1),
+        ({"capability": "reading"}, 1),
+        ({"status": "accepted"}, 2),
+        ({"status": "failed"}, 0),
+        ({"capability": "writing", "requested_by": "ben"}, 0),
+    ):
+        own = await sum_costs(store.log, CostQuery("default", of=TaskFilter(**fields)))
+        assert own.total.calls == count, fields
+    for tenant_id, tasks in (("default", {"t0"}), ("acme", {"t2"}), (None, {"t0", "t2"})):
+        anns = await sum_costs(store.log, CostQuery(tenant_id, "task", of=TaskFilter(requested_by="ann")))
+        assert {item.key for item in anns.items} == tasks
 
 
 async def test_until_leaves_out_what_ended_then_or_later(store: LogOnFile) -> None:
