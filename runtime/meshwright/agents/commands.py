@@ -108,11 +108,11 @@ def _check_code(target: Target) -> int:
     where it asks for the same steps.
     """
     from meshwright.agents.loader import hash_code
-    from meshwright.agents.shipped import project_agents
+    from meshwright.mesh.app import load_agents
 
     settings = _settings()
     require_trust(settings)
-    loaded = project_agents(settings, Path.cwd())
+    loaded = load_agents(settings, Path.cwd())
     now = {agent.agent_id: hash_code(agent) for agent in loaded}
 
     async def find(mesh: Connection) -> list[TaskSummary]:

@@ -61,11 +61,15 @@ def prompts_folder(project: Path, settings: Settings) -> Path:
 
 
 def load_agents(
-    folder: Path, project: Path | None = None, *, beside: Iterable[type[Agent]] = ()
+    folder: Path,
+    project: Path | None = None,
+    *,
+    beside: Iterable[type[Agent]] = (),
+    others: Sequence[type[Agent]] = (),
 ) -> list[type[Agent]]:
     """Every agent class of the Python files and packages of a folder, by file name, and the installed ones.
 
-    Those of `beside` join them.
+    Those of `beside` join them; `others` are not returned, but they may delegate to these.
 
     Names that begin with an underscore are left to imports. The files may import one another, by their names
     or relatively, and what lies in the project's folder. A file that defines no agent offers those that it
@@ -76,14 +80,17 @@ def load_agents(
     """
     modules, own = _read(folder, project)
     agents = list(dict.fromkeys([*own, *beside, *installed_agents()]))
-    _check_unique(agents)
-    _check_delegation(agents)
+    _check_unique(agents, others)
+    _check_delegation(agents, others)
     _warn_of_passed_over(modules, agents, folder)
     return agents
 
 
-def check_agents(agents: Sequence[type[Agent]]) -> Sequence[type[Agent]]:
-    """These agents, or without any those of the started file. Raises ConfigError as `load_agents` does."""
+def check_agents(agents: Sequence[type[Agent]], others: Sequence[type[Agent]] = ()) -> Sequence[type[Agent]]:
+    """These agents, or without any those of the started file; `others` are those of the settings.
+
+    Raises ConfigError as `load_agents` does.
+    """
     started = sys.modules["__main__"]
     candidates = agents or [value for value in vars(started).values() if _is_agent(value)]
     if not agents:
@@ -93,8 +100,8 @@ def check_agents(agents: Sequence[type[Agent]]) -> Sequence[type[Agent]]:
         remedy = "Define a class with Agent as its base, or name the agents: run_mesh(Greeter)"
         problem = next(iter(wrong), "this file defines no agent")
         raise ConfigError(problem, path=getattr(started, "__file__", ""), remedy=remedy)
-    _check_unique(candidates)
-    _check_delegation(candidates)
+    _check_unique(candidates, others)
+    _check_delegation(candidates, others)
     return candidates
 
 
@@ -296,13 +303,18 @@ def _place(path: Path, error: BaseException) -> tuple[str, int | None]:
     return author_place(error) or (str(path), None)
 
 
-def _check_unique(agents: Sequence[type[Agent]]) -> None:
+def _check_unique(agents: Sequence[type[Agent]], others: Sequence[type[Agent]]) -> None:
     by_id: dict[str, type[Agent]] = {}
+    of_settings = {agent.agent_id for agent in others}
     for agent in agents:
         other = by_id.setdefault(agent.agent_id, agent)
         if other is not agent:
             remedy = f"rename this one; the other is {':'.join(map(str, _source_place(other)))}"
             raise _wrong(agent, f"two agents are called {agent.agent_id!r}", remedy, "agent_id")
+        if agent.agent_id in of_settings:
+            remedy = "rename this one, or that table of mesh.toml"
+            problem = f"a table of the settings makes an agent {agent.agent_id!r} too"
+            raise _wrong(agent, problem, remedy, "agent_id")
 
 
 def _source_place(agent: type[Agent]) -> tuple[str, int]:
@@ -314,9 +326,10 @@ def _wrong(agent: type[Agent], problem: str, remedy: str, field: str) -> ConfigE
     return ConfigError(problem, path=path, line=line, remedy=remedy, field=field)
 
 
-def _check_delegation(agents: Sequence[type[Agent]]) -> None:
-    names = {agent.agent_id for agent in agents}
-    names |= {capability.name for agent in agents for capability in agent.capabilities}
+def _check_delegation(agents: Sequence[type[Agent]], others: Sequence[type[Agent]]) -> None:
+    known = (*agents, *others)
+    names = {agent.agent_id for agent in known}
+    names |= {capability.name for agent in known for capability in agent.capabilities}
     for agent in agents:
         for name in agent.delegates_to:
             if name not in names:
@@ -425,7 +438,9 @@ class BoundAgent:
             for toolset in self.toolsets
             if toolset.state == "degraded" and any(map(toolset.satisfies, capability.requirements))
         }
-        return registration.model_copy(update={"metadata": metadata, "unmet": unmet})
+        return registration.model_copy(
+            update={"metadata": metadata, "unmet": {**registration.unmet, **unmet}}
+        )
 
     async def start(self) -> None:
         """Do nothing: toolsets are started by the first run that needs them."""

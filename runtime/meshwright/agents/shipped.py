@@ -45,11 +45,17 @@ def shipped_folder(name: str) -> Path:
     return next((base / name for base in (PACKAGED, CHECKOUT) if (base / name).is_dir()), CHECKOUT / name)
 
 
-def project_agents(settings: Settings, project: Path) -> list[type[Agent]]:
-    """Every agent of a project. Raises ConfigError, also for one to include that does not come with us."""
+def project_agents(
+    settings: Settings, project: Path, *, others: Sequence[type[Agent]] = ()
+) -> list[type[Agent]]:
+    """Every agent of a project; `others` are those of its settings, to which they may delegate.
+
+    Raises ConfigError, also for one to include that does not come with us.
+    """
     folder = project_file(project, settings[AgentsSettings].dir)
     own = folder.resolve() == shipped_folder("actors").resolve()
-    return load_agents(folder, project, beside=[] if own else _wanted(settings[AgentsSettings].include))
+    beside = [] if own else _wanted(settings[AgentsSettings].include)
+    return load_agents(folder, project, beside=beside, others=others)
 
 
 def shipped_agents() -> list[type[Agent]]:

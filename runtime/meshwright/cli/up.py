@@ -234,14 +234,14 @@ async def _up(settings: Settings, agents: Sequence[type[Agent]] | None = None) -
     from meshwright.agents.loader import check_agents
     from meshwright.cli.serving import inherited_listener, start_again, watching
     from meshwright.edges.http.server import listen, serve
-    from meshwright.mesh.app import build_mesh
+    from meshwright.mesh.app import build_mesh, component_agents
 
     # Before work begins that a port in use would break off.
     with (
         inherited_listener() or listen(settings[HttpSettings].host, settings[HttpSettings].port) as listener,
         _own_folder(with_admin_token(settings)) as own,
     ):
-        mesh = build_mesh(own, agents=None if agents is None else check_agents(agents))
+        mesh = build_mesh(own, agents=None if agents is None else check_agents(agents, component_agents(own)))
         watched = watching(mesh, partial(start_again, listener))
         await _serve(mesh, listener, partial(_serve_api, partial(serve, has_socket=True)), watched)
 

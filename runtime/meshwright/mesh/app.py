@@ -88,9 +88,15 @@ def load_agents(
     settings: Settings, project: Path, agents: Sequence[type[Agent]] | None = None
 ) -> list[type[Agent]]:
     """Agents, by default of the project, and the agents that components make. Raises ConfigError."""
+    made = component_agents(settings)
     if agents is None:
-        agents = project_agents(settings, project)
-    return [*agents, *(agent for kind in component_types(settings) for agent in kind.agents(settings))]
+        agents = project_agents(settings, project, others=made)
+    return [*agents, *made]
+
+
+def component_agents(settings: Settings) -> list[type[Agent]]:
+    """The agents that components make of the settings."""
+    return [agent for kind in component_types(settings) for agent in kind.agents(settings)]
 
 
 def component_types(settings: Settings, parts: Sequence[Part] = ()) -> list[type[Component]]:
@@ -113,7 +119,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
     and settings that cannot be used, and for an app that is unknown.
     """
-    agents = project_agents(settings, Path.cwd())
+    agents = project_agents(settings, Path.cwd(), others=component_agents(settings))
     ids = [agent.agent_id for agent in load_agents(settings, Path.cwd(), agents)]
     return build_mesh(settings, agents=agents, role=process_role(settings, app_id, ids, replica=replica))
 

@@ -198,13 +198,14 @@ def _load_deployments(settings: Settings) -> Deployments:
 def _warnings(settings: Settings) -> list[str]:
     from meshwright.agents.loader import prompt_variables, prompts_folder
     from meshwright.agents.prompts import Prompts, PromptSources
-    from meshwright.agents.shipped import find_warnings, project_agents
+    from meshwright.agents.shipped import find_warnings
+    from meshwright.mesh.app import load_agents
     from meshwright.models.config import read_config
 
     path = _config_file(settings)
     if settings[ModelsSettings].base_url or not path.is_file():
         return []
-    agents = project_agents(settings, Path())
+    agents = load_agents(settings, Path())
     prompts = PromptSources([Prompts(prompts_folder(Path(), settings), own=prompt_variables(agents))])
     return list(map(str, find_warnings(read_config(path), prompts, agents)))
 

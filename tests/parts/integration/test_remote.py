@@ -11,6 +11,7 @@ from meshwright import Agent, Capability, Run
 from meshwright.core.messages import Outcome
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mcp_agents import ConfirmDelete, Drawer, FailingJob, ProtocolErrorJob
+from tests.support.running_mesh import run
 
 
 class Buyer(Agent):
@@ -47,6 +48,8 @@ async def test_mesh_gives_tasks_to_a_mesh(tmp_path: Path) -> None:
             bought = await ended(own, "their-buyer", text="buy", payload={"items": ["tea", 2]})
             assert bought.result == {"text": "bought", "items": ["tea", 2]}
             assert bought.cost_usd == Decimal("0.25")
+            over = await ended(own, "their-buyer", text="buy", budget_usd="0.10")  # the money is spent
+            assert (over.success, over.cost_usd) == (True, Decimal("0.25"))
             declined = await ended(own, "their-failing_job", text="x")
             broken = await ended(own, "their-protocol_error_job", text="x")
             errors = [(one.error.type, one.error.message) for one in (declined, broken) if one.error]
@@ -55,7 +58,28 @@ async def test_mesh_gives_tasks_to_a_mesh(tmp_path: Path) -> None:
                 ("RemoteTaskFailed", errors[1][1]),
             ]
             assert "panic" in errors[1][1]
-        assert len(await peer.client.tasks()) == len(agents)
+        assert len(await peer.client.tasks()) == len(agents) + 1
+
+
+def test_agents_of_tables_are_known_to_checks(tmp_path: Path) -> None:
+    """An agent of the project may delegate to one that a table makes, and may not have its name."""
+    (tmp_path / "actors").mkdir()
+    table = '[remote.weather]\na2a = "http://127.0.0.1:1"\n'
+    (tmp_path / "mesh.toml").write_text(table)
+    code = (
+        "from meshwright import Agent, Capability\n\n\nclass One(Agent):\n    agent_id = 'NAME'\n"
+        "    capabilities = (Capability('being'),)\n    delegates_to = ('OTHER',)\n    prompt_text = 'Be.'\n"
+    )
+    for name, other, sentence in (
+        ("one", "weather", "weather cannot be reached"),
+        ("one", "wether", "did you mean 'weather'?"),
+        ("weather", "weather", "a table of the settings makes an agent 'weather' too"),
+    ):
+        text = code.replace("NAME", name).replace("OTHER", other)
+        (tmp_path / "actors/one.py").write_text(text)
+        done = run("check", "--data", str(tmp_path / "data"), cwd=tmp_path, MESH_MODELS__ADAPTER="offline")
+        said = " ".join(f"{done.stdout} {done.stderr}".split())
+        assert sentence in said and ("delegates to" in said) == (other == "wether"), said
 
 
 async def test_questions_skills_and_cancels_pass_through(tmp_path: Path) -> None:

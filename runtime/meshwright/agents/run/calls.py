@@ -150,10 +150,11 @@ class ModelCalls:
         if (budgets := self._state.services.budgets) is not None:
             budgets.leave_reserved(self._settled)
 
-    async def charge(self, usd: Decimal, what: str) -> None:
+    async def charge(self, usd: Decimal, what: str, *, is_spent: bool = False) -> None:
         """Book what a tool spends with every budget of the run, as a call in a step of its own.
 
-        Raises ToolFailed where a budget or `max_usd` has no room for it, AgentError for a wrong charge.
+        Raises ToolFailed where a budget or `max_usd` has no room for it, unless it `is_spent` already;
+        AgentError for a wrong charge.
         """
         state = self._state
         if not (isinstance(usd, Decimal) and is_amount(usd) and re.fullmatch(ID_PATTERN, what)):
@@ -163,11 +164,11 @@ class ModelCalls:
             )
         async with state.journal.open_step(_CHARGE, {"what": what}) as step:
             if not step.is_replayed:
-                self._record(step, await self._charged(step, usd, what))
+                self._record(step, await self._charged(step, usd, what, is_spent=is_spent))
                 step.finish(None)
 
-    async def _charged(self, step: OpenStep, usd: Decimal, what: str) -> Call:
-        if (limit := self.totals.exceeded_by(usd)) is not None:
+    async def _charged(self, step: OpenStep, usd: Decimal, what: str, *, is_spent: bool) -> Call:
+        if not is_spent and (limit := self.totals.exceeded_by(usd)) is not None:
             raise ToolFailed(f"{what} costs ${usd}, and the run would exceed {limit.name} (${limit.most})")
         state = self._state
         call = Call(
@@ -185,8 +186,10 @@ class ModelCalls:
             return call
         request = ModelRequest(messages=(), model=call.model, user=call.user, context=self.context(step))
         try:
-            hold = await budgets.hold(request, lambda _: usd)
+            hold = await budgets.hold(request, lambda _: Decimal(0) if is_spent else usd)
         except ModelError as error:
+            if is_spent:  # the ledger has it, and the outcome
+                return call
             raise ToolFailed(str(error)) from error
         for call_id in hold.cut:  # its process ended before the tool could spend it
             budgets.settle(hold, Decimal(0), call=call_id)

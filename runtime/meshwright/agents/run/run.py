@@ -102,14 +102,15 @@ class Run(RunClients):
         return self._state.masks.mask(secret)
 
     @noted
-    async def charge(self, usd: Decimal, what: str) -> None:
+    async def charge(self, usd: Decimal, what: str, *, is_spent: bool = False) -> None:
         """Book money that a tool, or a step, spends, under a name: `await context.charge(price, "search")`.
 
         Call it before the money is spent: it raises ToolFailed where a budget has no room. It is in the
         ledger as a call of `tool:search`, in the cost of the outcome, and counts for `max_usd`. A tool that
-        runs again after a crash is charged once.
+        runs again after a crash is charged once. Money that `is_spent` already is booked where no budget has
+        room too; the account of a budget that has nothing left stays as it is.
         """
-        await self._calls.charge(usd, what)
+        await self._calls.charge(usd, what, is_spent=is_spent)
 
     @overload
     async def converse(self) -> str: ...

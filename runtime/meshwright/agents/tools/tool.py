@@ -188,8 +188,11 @@ class ToolContext(Protocol):
     async def attach(self, file: File | TaskFile) -> File:
         """Give the outcome of the task a file."""
 
-    async def charge(self, usd: Decimal, what: str) -> None:
-        """Book money that the call spends, before it does. Raises ToolFailed where a budget has no room."""
+    async def charge(self, usd: Decimal, what: str, *, is_spent: bool = False) -> None:
+        """Book money that the call spends, before it does. Raises ToolFailed where a budget has no room.
+
+        Money that `is_spent` already is booked in any case.
+        """
 
     async def read_file(self, file: File | TaskFile) -> File:
         """A file of another task's outcome, with its bytes."""

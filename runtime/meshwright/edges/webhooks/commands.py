@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from meshwright.agents.agent import Agent
-from meshwright.agents.shipped import project_agents
 from meshwright.console.nouns import resource_group
 from meshwright.console.options import json_option
 from meshwright.console.output import echo_json
@@ -24,6 +23,7 @@ from meshwright.edges.webhooks.kinds import DeliveryItem, board_event
 from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhooksSettings
+from meshwright.mesh.app import load_agents
 
 webhooks = resource_group(WEBHOOKS)
 
@@ -55,7 +55,7 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
         )
     items = chosen.read(headers, body, settings.max_payload_depth)
     require_trust(settings)
-    agents = project_agents(settings, Path.cwd())
+    agents = load_agents(settings, Path.cwd())
     deliveries = [_tried(chosen, item, settings.max_payload_bytes, agents) for item in items]
     if as_json:
         echo_json({"events": deliveries})

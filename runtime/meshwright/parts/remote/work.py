@@ -191,7 +191,8 @@ class RemoteWork:
                     return task
             except PeerFailed:
                 pass  # it is away, or has no list: the failure of the message counts
-            await asyncio.sleep(2.0**number)
+            if number < _LOOKUPS - 1:
+                await asyncio.sleep(2.0**number)
         return None
 
     async def _find(self, message: Document) -> PeerTask | None:
@@ -205,7 +206,9 @@ class RemoteWork:
             listed = page.get("tasks")
             tasks = [self._client.parse(PeerTask, task, "a task") for task in listed or ()]
         own = (task for task in tasks for one in task.history if one.message_id == message["messageId"])
-        return next(own, None)
+        if (task := next(own, None)) is None or "taskId" in message:
+            return task
+        return await self._get(task.id)  # lists have no artifacts
 
     # The task of the peer
 
@@ -282,7 +285,7 @@ class RemoteWork:
                     raise
                 await asyncio.sleep(pauses.next())
         if cost := _read_cost(task.metadata.get(self._peer.settings.cost)):
-            await self._context.charge(cost, self._name)
+            await self._context.charge(cost, self._name, is_spent=True)
         if task.state != "TASK_STATE_COMPLETED":
             return {"state": task.state, "words": state["words"] or "it does not say why"}
         return {"result": await self._result(read_content(task.content))}
