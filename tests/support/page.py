@@ -232,3 +232,14 @@ async def confirm(page: Page, name: str) -> None:
 async def expect_refusal(page: Page, text: str) -> None:
     """The dialog stays, and says why."""
     await expect(dialog(page).get_by_role("alert")).to_contain_text(text)
+
+
+async def look(page: Page) -> None:
+    """Look at what is shown for as long as a press on it needs to count; only that clock goes on."""
+    await page.evaluate(
+        """() => {
+            const now = performance.now.bind(performance);
+            const painted = () => new Promise((done) => requestAnimationFrame(done));
+            return painted().then(painted).then(() => { performance.now = () => now() + 701; });
+        }"""
+    )

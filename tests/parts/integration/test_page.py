@@ -27,7 +27,7 @@ from meshwright.models.port import ModelReply
 from meshwright.money.keys import Keys
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, confirm, press, reader
+from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, confirm, look, press, reader
 from tests.support.services import unavailable
 from tests.support.tenants import holder
 
@@ -371,6 +371,7 @@ async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, bro
             await page.get_by_label("manner").fill("brief")
             await page.get_by_label("Request").fill("How are you?")
             await page.get_by_label("and beside it").fill("quality")
+            await look(page)  # to type has changed the words of the button
             await page.get_by_role("button", name="Save as a version and run").click()
             for number in (1, 2):
                 answer = page.get_by_role("region", name=f"Answer {number}")
@@ -396,6 +397,7 @@ async def test_a_memory_is_corrected_forgotten_and_brought_back(tmp_path: Path, 
             await page.get_by_label("Text").fill("Ports are 9000.")
             await page.get_by_role("button", name="Save").click()
             await expect(page.locator(".question")).to_have_text("Ports are 9000.")
+            await look(page)
             await page.get_by_role("button", name="Forget…").click()
             await confirm(page, "Forget it")
             await expect(page.get_by_text("Nothing is remembered. Agents remember by")).to_be_visible()

@@ -15,7 +15,7 @@ from meshwright.core.display import visible
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.doubtful_mesh import EVIDENCE, KEY, Deployer, Payer, doubtful_mesh
 from tests.support.http_mesh import http_mesh
-from tests.support.page import SHOTS, choose_question, confirm, dialog, open_view, press, questions
+from tests.support.page import SHOTS, choose_question, confirm, dialog, look, open_view, press, questions
 
 pytestmark = pytest.mark.needs("chromium")
 DIFF = f"""\
@@ -121,6 +121,7 @@ async def test_an_approver_opens_what_a_diff_hides(tmp_path: Path, browser: Brow
                 for event in (await api.get("/events?event_type=audit.recorded"))["items"]
             ]
             assert "question.revealed" in actions
+            await look(page)  # the button opens no dialog any more
             await press(page, "Approve")
             await api.client.outcome(task_id)
     assert Proposer.proposed == ["docs"]

@@ -34,6 +34,7 @@ from tests.support.page import (
     Scholar,
     dialog,
     log_in,
+    look,
     priced_reply,
     reader,
 )
@@ -100,6 +101,7 @@ async def test_another_package_adds_a_view(
                 page.get_by_role("region", name="Agents").get_by_role("link", name="echo")
             ).to_be_visible()
             for _ in range(2):
+                await look(page)
                 await page.get_by_role("button", name="Called").click()
             await expect(page.get_by_text("This view has failed: too often")).to_be_visible()
             await page.get_by_role("link", name="Tasks", exact=True).click()

@@ -40,7 +40,7 @@ function Memory({ memory }) {
     event.preventDefault();
     if (await act("It is changed", () => call("PATCH", path, { text }))) setText(null);
   };
-  return html`<article class="card">
+  return html`<article class="card" data-of=${`${memory.status} ${memory.text}`}>
     ${text === null ? html`<p class="question">${memory.text}</p>` : html`<form class="bar" onSubmit=${save}><label class="wide">Text <textarea rows="3" required value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label><button class="yes" title="Agents recall this text from now on">Save</button><button type="button" onClick=${() => setText(null)}>Leave it</button></form>`}
     <p class="line dim"><b class=${memory.status === "active" ? "s-succeeded" : "s-waiting"}>${memory.status}</b> ${memory.kind} of ${memory.scope}${memory.scope_id ? ` ${memory.scope_id}` : ""}
       ${memory.subject ? html`<a href=${to("memory", { subject: memory.subject, status: "all" })}>${memory.subject}</a>` : null}

@@ -47,6 +47,7 @@ export function Dialogs() {
 function Dialog({ question, end }) {
   const box = useRef(/** @type {any} */ (null));
   const isDone = useRef(false);
+  const before = useRef(notice.value);
   const [error, setError] = useState(/** @type {any} */ (null));
   const [isBusy, setBusy] = useState(false);
   const { no = "Cancel" } = question;
@@ -73,6 +74,7 @@ function Dialog({ question, end }) {
       ${question.text && typeof question.text === "string" ? html`<p>${question.text}</p>` : question.text}
       ${(question.fields ?? []).map((field) => html`<${Input} key=${field.name} field=${field} />`)}
       <${Failed} error=${error} />
+      ${notice.value?.bad && notice.value !== before.current ? html`<p class="bad" role="alert">${notice.value.text}</p>` : null}
       <p class="bar"><button class=${question.isDanger ? "no" : "yes"} disabled=${isBusy}>${question.yes ?? "Save"}</button>
         ${no ? html`<button type="button" autofocus=${question.isDanger} onClick=${() => box.current.close()}>${no}</button>` : null}</p>
     </form>
