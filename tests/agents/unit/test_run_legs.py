@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,26 @@ async def test_a_leg_that_sleeps_by_itself_has_its_own_results() -> None:
     outcome = await ended(agent, model)
     assert set(model.calls.values()) == {1} and len(model.calls) == 2
     assert outcome.result["said"] == "first {}, then {}!".format(*outcome.result["tickets"])
+
+
+class Forgetful(Tickets):
+    """Gives a call up before its legs, which it does not make when it is resumed."""
+
+    agent_id = "forgetful"
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        if not self.taken:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(run.complete([{"role": "user", "content": "never"}]), 0.05)
+        return await super().run(run)
+
+
+async def test_a_call_that_was_given_up_may_be_left_out() -> None:
+    agent = type("TestForgetful", (Forgetful,), {"taken": Counter()})
+    model = Slow(1)
+    await ended(agent, model)
+    assert set(model.calls.values()) == {1}
+    assert set(agent.taken.values()) == {1}
 
 
 class Threads(Tickets):

@@ -51,6 +51,8 @@ class Asks:
     _on_their_way: list[ModelCall] = field(default_factory=list)
     _open: dict[tuple[str, str], str] = field(default_factory=dict)
     """The texts that are asked and have no answer yet, by task and place."""
+    _lost_at: float = -1.0
+    """The time of the last loss of a lease: what its code gets then, before it knows, is not recorded."""
     _overtaken: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often a task may still ask a text for code whose work another process has by now."""
 
@@ -97,7 +99,8 @@ class Asks:
         """Note what code got."""
         self._open.pop((task_id, place), None)
         self.end(task_id, place)
-        self.hearings.append(Hearing(task_id, place, value, time.time() if at is None else at))
+        at = time.time() if at is None else at
+        self.hearings.append(Hearing(task_id, place, value, at, may_change=at <= self._lost_at))
 
     def disturb(self, *, goes_on: bool = False) -> int:
         """Note that the process, or a task, ends where it is: what is not durable may be lost.
@@ -111,6 +114,7 @@ class Asks:
         asked = Counter((task_id, text) for (task_id, _), text in self._open.items())
         unmade = asked - waited_for
         self._overtaken = unmade if goes_on else Counter()
+        self._lost_at = time.time() if goes_on else self._lost_at
         for call in (*self.calls, *self._on_their_way):
             if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
                 call.may_repeat = True

@@ -494,8 +494,11 @@ class Paths:
             self.has_requests = True
             recorded = self._earlier.requests_in(base.prefix).items()
             names = {f"{name}x{n}" for name, nths in recorded for n in nths if not is_of_program(name)}
-            self._unclaimed[base.prefix] = names
             order = self._earlier.orders.get(base.prefix)
+            for name in () if order is None else order.given_up:  # one that had no effect may stay away
+                if f"{base.prefix}{name}.1" not in self._earlier.intents:
+                    names.discard(name)
+            self._unclaimed[base.prefix] = names
             if order is not None or not names:  # else a former release has recorded them
                 answers = self._earlier.answers if order is None else 0
                 scope.order = ResultOrder(

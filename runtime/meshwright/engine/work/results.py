@@ -279,7 +279,7 @@ class ResultOrder:
                 rested = loop.time()
 
     async def _wait(self) -> None:
-        """Wait for a change; without one the code is another by now, and the next result is handed out."""
+        """Wait for a change; without one `_go_on`."""
         changed = asyncio.get_running_loop().create_future()
         self._waiting.append(changed)
         changes = self.changes
@@ -289,11 +289,27 @@ class ResultOrder:
                 await changed
         except TimeoutError:
             if changes == self.changes:
-                self._left.clear()
-                self._required.clear()
+                self._go_on()
         finally:
             if changed in self._waiting:
                 self._waiting.remove(changed)
+
+    def _go_on(self) -> None:
+        """Wait no longer for calls that were given up before; without those the code is another by now.
+
+        Code may not ask again for what it gave up, where two results came at nearly the same time.
+        """
+        optional = self.recorded.given_up.keys() - self._asked.keys()
+        if self._required.isdisjoint(optional) and not optional.intersection(self._left[-1:]):
+            self._left.clear()
+            self._required.clear()
+            return
+        self._required -= optional
+        while self._left and self._left[-1] in optional:
+            self._left.pop()
+            self._count += 1
+            self._require()
+        self._change()
 
     def _change(self) -> None:
         self.changes += 1
