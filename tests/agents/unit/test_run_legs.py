@@ -209,22 +209,25 @@ async def test_a_leg_that_sleeps_by_itself_has_its_own_results() -> None:
 
 
 class Forgetful(Tickets):
-    """Gives a call up before its legs, which it does not make when it is resumed."""
+    """Gives a call up before its legs, which it does not make when it is resumed, or does not give up."""
 
     agent_id = "forgetful"
 
     async def run(self, run: Run) -> dict[str, Any]:
-        if not self.taken:
+        text = run.task.text
+        if not self.taken or text == "late":
             with suppress(TimeoutError):
-                await asyncio.wait_for(run.complete([{"role": "user", "content": "never"}]), 0.05)
+                call = run.complete([{"role": "user", "content": text}])
+                await asyncio.wait_for(call, 60 if self.taken else 0.05)
         return await super().run(run)
 
 
-async def test_a_call_that_was_given_up_may_be_left_out() -> None:
+@pytest.mark.parametrize(("text", "calls"), [("never", 1), ("late", 2)])
+async def test_a_call_that_was_given_up_may_be_left_out_or_made(text: str, calls: int) -> None:
     agent = type("TestForgetful", (Forgetful,), {"taken": Counter()})
     model = Slow(1)
-    await ended(agent, model)
-    assert set(model.calls.values()) == {1}
+    await ended(agent, model, text)
+    assert model.calls.pop(text) == calls and set(model.calls.values()) == {1}
     assert set(agent.taken.values()) == {1}
 
 

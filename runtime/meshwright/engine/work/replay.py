@@ -92,7 +92,7 @@ class Replay:
             await self._end_replay(scope, self._undecided)
         if scope.order is not None:
             if scope.branch in scope.order.recorded.given_up:
-                await self.until_given_up(scope, scope.order, scope.branch)
+                await self.wait_given_up(scope.order, scope.branch)
             self._cancels.deliver()
         if key.path in self._earlier.waits:
             await self.check(scope, key, self._earlier.waits[key.path].model_dump())
@@ -115,15 +115,11 @@ class Replay:
     def _may_repeat(self, scope: Scope, key: StepKey) -> bool:
         return key.nth > 1 and not scope.is_of_life and key.path not in self._earlier.waits
 
-    async def until_given_up(self, scope: Scope, order: ResultOrder, name: str) -> NoReturn:
-        """Wait until the caller of a branch gives it up again. If it does not, end as `check` does."""
-        await self.wait_given_up(order, name)
-        call = f"A call of task {self._work.task.task_id}"
-        mismatch = _mismatch(f"{call} was given up by its caller, and is not given up now")
-        await self._end_replay(scope, mismatch)
-
     async def wait_given_up(self, order: ResultOrder, name: str) -> None:
-        """Wait until the caller of a branch, or of a step, gives it up again; returns if it does not."""
+        """Wait until the caller of a branch, or of a step, gives it up again.
+
+        Returns if it does not: the code needs its result now, so it is made.
+        """
         self._cancels.deliver()
         seconds = order.recorded.given_up[name].seconds
         try:
@@ -131,6 +127,7 @@ class Replay:
                 await asyncio.sleep(seconds + _GIVE_UP_SECONDS)
         finally:
             order.to_give_up.pop(name, None)
+        order.make(name)
 
     async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
         """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""

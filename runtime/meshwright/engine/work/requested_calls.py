@@ -94,7 +94,7 @@ class RequestedCalls:
         if order is None or name is None or self._replay.is_ending:
             return
         if name in order.recorded.given_up:
-            await self._replay.until_given_up(scope, order, name)
+            await self._replay.wait_given_up(order, name)
         with self._waits.busy():
             await order.hand_out(name)
 

@@ -61,6 +61,8 @@ class RecordedOrder:
 
     def add(self, value: Mapping[str, Any]) -> None:
         """Add what a record says."""
+        for name in value.get("made", ()):
+            self.make(name)
         self.asked_at |= value.get("asked", {})
         self.handed_out |= dict.fromkeys(value.get("heard", ()))
         self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
@@ -68,6 +70,19 @@ class RecordedOrder:
         self.late |= value.get("late", {})
         self.answers = value.get("answers", self.answers)
         self.before |= {*value.get("before", ())}
+
+    def make(self, name: str) -> None:
+        """Note that a call which was given up before is made: its result has no place yet."""
+        place = list(self.handed_out).index(name)
+        del self.handed_out[name], self.given_up[name]
+        self.asked_at = {other: count - (count > place) for other, count in self.asked_at.items()}
+
+    def asked_after(self) -> dict[int, list[str]]:
+        """The branches that the code asked for, by the number of results that it had."""
+        names: dict[int, list[str]] = {}
+        for name, count in self.asked_at.items():
+            names.setdefault(count, []).append(name)
+        return names
 
     def up_to(self, number: int, begun: Collection[str], ended: Collection[str]) -> dict[str, Any]:
         """The order, as a record says it, of the branches that have `begun` and `ended` by a step.
@@ -114,9 +129,7 @@ class ResultOrder:
         """The recorded hand-outs that are still to come, the next one last."""
         self._required: set[str] = set()
         """The branches that the code asked for before the next recorded hand-out, and lacks yet."""
-        self._asked_after: dict[int, list[str]] = {}
-        for name, count in recorded.asked_at.items():
-            self._asked_after.setdefault(count, []).append(name)
+        self._asked_after = recorded.asked_after()
         self._count = 0
         """The results that the code has by now, and the calls that it has given up."""
         self._asked: dict[str, int] = {}
@@ -129,6 +142,7 @@ class ResultOrder:
         self._unsaved_given_up: dict[str, GivenUp] = {}
         self._unsaved_seconds: dict[str, dict[str, float]] = {}
         self._unsaved_late: dict[str, float] = {}
+        self._unsaved_made: list[str] = []
         self._began_at = time.monotonic()
         self._is_same_code = is_same_code
         self._times: dict[str, float] = {}
@@ -184,6 +198,18 @@ class ResultOrder:
                 self._is_resting = False
                 self._change()
 
+    def make(self, name: str) -> None:
+        """Note that a call which was given up before is made: the others wait no longer for its turn."""
+        self.recorded.make(name)
+        self._unsaved_made.append(name)
+        self._asked_after = self.recorded.asked_after()
+        if name in self._left:
+            self._left.remove(name)
+        else:  # the others went on without it, and it was counted
+            self._count -= 1
+        self._require()
+        self._change()
+
     def has_result(self, name: str) -> bool:
         """Whether the code got the result of a branch before."""
         return name in self.recorded.handed_out and name not in self.recorded.given_up
@@ -220,8 +246,10 @@ class ResultOrder:
             "given_up": {name: [*it] for name, it in self._unsaved_given_up.items() if name not in left},
             "seconds": {name: it for name, it in self._unsaved_seconds.items() if name not in left},
             "late": self._unsaved_late,
+            "made": self._unsaved_made,
         }
         self._unsaved_asked, self._unsaved_late = dict[str, int](), dict[str, float]()
+        self._unsaved_made = []
         self._unsaved_heard = [*left]
         self._unsaved_given_up = {**left}
         self._unsaved_seconds = {name: it for name, it in self._unsaved_seconds.items() if name in left}
