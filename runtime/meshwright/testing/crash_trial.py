@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -140,14 +140,17 @@ async def _live(workers: asyncio.subprocess.Process, job: CrashJob) -> bool:
     pid = int(await workers.stdout.readline() or 0)
     if not pid:
         raise MeshError("The process of the crash trial has ended", remedy="See its lines above")
+    has_ended = False
     try:
-        async with asyncio.timeout(_RUN_SECONDS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RUN_SECONDS):
+                await workers.stdout.readline()
+                has_ended = True
+    finally:
+        if not has_ended:  # in time, or before the trial was interrupted
+            os.killpg(pid, signal.SIGKILL)
             await workers.stdout.readline()
-            return True
-    except TimeoutError:
-        os.killpg(pid, signal.SIGKILL)
-        await workers.stdout.readline()
-        return False
+    return has_ended
 
 
 def _read_run(folder: Path, point: str, problem: str = "") -> CrashRun:

@@ -1,9 +1,14 @@
 """`mesh prove --agent` kills a user's own agent before and behind each step, and says what that means."""
 
+import signal
+import subprocess
+import time
 from pathlib import Path
 
+import pytest
+
 from meshwright.testing.crash_trial import CrashReport, CrashRun
-from tests.support.running_mesh import run
+from tests.support.running_mesh import MESH, run
 
 ACTORS = """\
 from pathlib import Path
@@ -42,6 +47,24 @@ def test_a_tool_without_a_check_asks_a_person_and_nothing_is_left(tmp_path: Path
     assert unasked.returncode == 2 and "up to twice in each run: charge; say with --yes" in unasked.stderr
     stranger = run("prove", "--agent", "tim", "--yes", cwd=tmp_path)
     assert stranger.returncode == 2 and "there is no agent 'tim'; there are till" in stranger.stderr
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_trial_leaves_nothing(ending: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    slow = ACTORS.replace("return f", "time.sleep(300)\n        return f").replace(
+        "from", "import time\nfrom", 1
+    )
+    (tmp_path / "actors" / "till.py").write_text(slow)
+    options = ("--agent", "till", "--text", "Charge order 7", "--yes")
+    with subprocess.Popen([*MESH, "prove", *options], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "charges.txt").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(ending)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"nothing is left" in said
+    assert not (tmp_path / ".mesh").exists()
 
 
 def test_a_repeated_call_with_another_result_is_no_idempotent_one() -> None:

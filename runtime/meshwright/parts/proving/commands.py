@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +20,7 @@ from meshwright.kit import WholeNumber, echo_json, json_option, say
 if TYPE_CHECKING:
     from meshwright.parts.proving.trial import Findings, TrialOptions
 
+_ResultT = TypeVar("_ResultT")
 _KILLS_PER_MINUTE = 6
 _CANNOT_PROVE = 2
 _INTERRUPTED = 130
@@ -209,11 +211,11 @@ def _prove_agent(
             return _CANNOT_PROVE
         folder = Path.cwd() / settings.data_dir / "prove"
         trial = try_crashes(folder, agent_id, text, tools, lambda line: say(line, err=True))
-        report = asyncio.run(trial)
+        report = asyncio.run(_ended_by_sigterm(trial))
     except MeshError as error:
         say(f"mesh: cannot prove: {in_one_line(error.message, error.remedy)}", err=True)
         return _CANNOT_PROVE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         say("mesh: interrupted; nothing was judged, nothing is left", err=True)
         return _INTERRUPTED
     remarks = dict(report.remarks())
@@ -240,12 +242,18 @@ def _options(
     )
 
 
-async def _run(options: TrialOptions, folder: Path, database: str | None, **more: Any) -> Findings:
+def _run(
+    options: TrialOptions, folder: Path, database: str | None, **more: Any
+) -> Coroutine[Any, Any, Findings]:
     from meshwright.parts.proving.trial import run_trial
 
+    trial = run_trial(options, folder, database=database, **more, report=lambda line: say(line, err=True))
+    return _ended_by_sigterm(trial)
+
+
+async def _ended_by_sigterm(trial: Coroutine[Any, Any, _ResultT]) -> _ResultT:
+    """The result of a trial, which SIGTERM ends as Ctrl-C does."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run_trial(
-        options, folder, database=database, **more, report=lambda line: say(line, err=True)
-    )
+    return await trial
