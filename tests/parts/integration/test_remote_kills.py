@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import ClientSession, web
 
+from tests.support.http_mesh import http_mesh
+from tests.support.mcp_agents import ConfirmDelete
 from tests.support.running_mesh import RunningMesh, mesh_up
 
 ORDERS = """
@@ -41,9 +43,14 @@ class Relay:
         self.messages: list[dict[str, Any]] = []
         self.arrived = asyncio.Event()
         self.is_holding = False
+        self.is_away = False
+        self.was_missed = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if self.is_away:
+            self.was_missed.set()
+            return web.Response(status=503)
         is_message = b'"SendMessage"' in body
         async with (
             ClientSession() as session,
@@ -112,3 +119,23 @@ async def test_task_at_a_peer_outlives_kill_9_of_its_caller(tmp_path: Path) -> N
         assert (first, answer["parts"]) == (again, answer["parts"])
         assert [*answer["parts"][0]["data"].values()] == [{"size": "L"}]
         assert len(await peer.client.tasks()) == 1
+
+
+async def test_cancel_that_a_peer_was_away_for_reaches_it_after_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    async with http_mesh(tmp_path, ConfirmDelete) as peer, relay_to(peer.url) as (relay, url):
+        tables = {"theirs": {"a2a": f"{url}/a2a"}}
+        async with http_mesh(tmp_path / "own", remote=tables) as own:
+            task = await own.client.submit(agent_id="theirs", capability="waiting", text="wait")
+            async for event in own.client.follow(task.task_id):
+                if event.fields.get("kind") == "timer":  # it has the id of the peer's task
+                    break
+            relay.is_away = True
+            await own.client.cancel(task.task_id)
+            assert (await own.client.outcome(task.task_id)).status == "cancelled"
+            await relay.was_missed.wait()
+        relay.is_away = False
+        [remote] = await peer.client.tasks()
+        assert remote.status != "cancelled"
+        async with http_mesh(tmp_path / "own", remote=tables):
+            assert (await peer.client.outcome(remote.task_id)).status == "cancelled"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from meshwright import Event, MeshError
 from meshwright.component import ActorRef, Mesh
 from meshwright.core import topics
+from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.work.earlier_records import read_steps
 from meshwright.engine.work.protocol import steps_stream
 from meshwright.engine.work.record import read_task
@@ -18,6 +20,7 @@ from meshwright.parts.remote.peer import Peer
 from meshwright.parts.remote.wire import ENDED
 
 _UNSUCCESSFUL = frozenset({"task.failed", "task.cancelled", "task.timed_out"})
+_LOOK_BACK, _MAX_LOOK_BACK = timedelta(days=1), 100
 _MAX_TRIES = 40
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 60.0
 _logger = logging.getLogger("meshwright.remote")
@@ -30,6 +33,17 @@ class RemoteCancels:
         self._mesh, self._peers = mesh, peers
         self._cancelling: set[asyncio.Task[None]] = set()
         mesh.runtime.listen(topics.TASK_PROGRESS, self._note, _UNSUCCESSFUL, sealed=True)
+
+    async def start(self) -> None:
+        """Cancel too what ended within the last day: peers may not have been told before the mesh stopped."""
+        since = datetime.now(UTC) - _LOOK_BACK
+        for agent_id in self._peers:
+            for kind in sorted(_UNSUCCESSFUL):
+                newest = EventFilter(
+                    agent_id=agent_id, event_type=kind, since=since, limit=_MAX_LOOK_BACK, order="desc"
+                )
+                for event in await self._mesh.log.query(newest):
+                    self._note(event)
 
     async def stop(self) -> None:
         """Cancel no more. Idempotent."""

@@ -73,6 +73,8 @@ class RemoteComponent(Component):
     async def start(self) -> None:
         """Read the cards, now and every five minutes."""
         await super().start()
+        if self._cancels is not None:
+            await self._cancels.start()
         for peer in self._peers():
             reading = asyncio.create_task(self._keep_card(peer), name=f"card of {peer.name}")
             self._readers.append(reading)
