@@ -179,7 +179,7 @@ class Walk:
             self._world.cut_calls += self._open_tasks
             self._mesh.release()
             await self._mesh.stop()
-            self._world.calls_beside += self._world.asks.disturb()
+            self._disturb()
         else:
             await self._kill_process()
         self._under_way = None
@@ -192,14 +192,14 @@ class Walk:
         self._was_killed = True
         self._world.cut_calls += self._open_tasks
         await self._mesh.kill()
-        self._world.calls_beside += self._world.asks.disturb()
+        self._disturb()
 
     async def _deploy(self, act: Act) -> None:
         """A deploy: new code comes by a start."""
         self._world.cut_calls += self._open_tasks
         self._mesh.release()
         await self._mesh.stop()
-        self._world.calls_beside += self._world.asks.disturb()
+        self._disturb()
         self._edit(act.way)
         await self._mesh.start(self._mesh.missing)
 
@@ -217,13 +217,14 @@ class Walk:
     async def _do_lease(self, act: Act) -> None:
         self._history.leases += 1
         self._world.cut_calls += self._open_tasks
-        self._world.calls_beside += self._world.asks.disturb(goes_on=True) + self._legs()
+        self._disturb(goes_on=True)
         self._mesh.lose_lease()
 
-    def _legs(self) -> int:
-        """The number of legs that may ask side by side: those that go on may all ask before they know."""
+    def _disturb(self, *, goes_on: bool = False) -> None:
+        """Note that code is cut off. Each of its legs may have asked, where no record says what it did."""
         ops = [op for job in self._world.program.values() for op in all_ops(job.ops)]
-        return sum(len(op.branches) for op in ops if op.kind in ("legs", "hedge"))
+        legs = sum(len(op.branches) for op in ops if op.kind in ("legs", "hedge"))
+        self._world.calls_beside += self._world.asks.disturb(goes_on=goes_on) + legs
 
     async def _do_submit(self, act: Act) -> None:
         await self._submit()
