@@ -224,7 +224,8 @@ class Walk:
         """Note that code is cut off. Each of its legs may have asked, where no record says what it did."""
         ops = [op for job in self._world.program.values() for op in all_ops(job.ops)]
         legs = sum(len(op.branches) for op in ops if op.kind in ("legs", "hedge"))
-        self._world.calls_beside += self._world.asks.disturb(goes_on=goes_on) + legs
+        asked = self._world.asks.disturb(goes_on=goes_on)
+        self._world.calls_beside += max(asked, (legs - 1) * max(1, self._open_tasks))
 
     async def _do_submit(self, act: Act) -> None:
         await self._submit()
