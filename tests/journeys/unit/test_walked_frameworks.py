@@ -215,6 +215,16 @@ def test_a_timeout_begins_as_long_before_a_call_that_is_given_up_as_it_did(seed:
     assert [len(view.attempts) for view in walked.tasks.values()] == [1]
 
 
+def test_a_refusal_that_came_just_before_a_timeout_comes_before_it_again() -> None:
+    """Beside a stream that is left, a leg has no money for its call, nor for the next, within two seconds."""
+    first = (stream("y3", 3), stream("y5", 1), tool(Request("deploy", "B", 2)))
+    second = (say("y6", "mixed"), timed(2.0, stream("y7", 1), stream("y8", 1)))
+    program = {"j0": Job("a0y", (legs("http", first, second, (say("y9"), say("y2"))),))}
+    walked = run_walk(Plan(8004230, program, (), purse=0.0045))
+    assert findings_of(walked) == []
+    assert [len(view.attempts) for view in walked.tasks.values()] == [1]
+
+
 @pytest.mark.parametrize("kill", [(), (Act("kill", Moment("effects", 2)),)])
 @pytest.mark.parametrize("dies", [0, 1, 2])
 @pytest.mark.parametrize("ways", [("anew", "anew"), ("anew", "goes on"), ("goes on", "anew")])

@@ -28,6 +28,9 @@ _LATE_SECONDS = 2.0
 _MAX_LATE_SECONDS = 60.0
 """So long a late question is waited for at most: code that depends on chance may not ask it."""
 
+_PACE = 0.99
+"""Of the seconds that a result took before: one that came just before a timeout of the code is not late."""
+
 
 class GivenUp(NamedTuple):
     """A call that its caller gave up: after how long, and the pieces that had been streamed by then.
@@ -281,9 +284,10 @@ class ResultOrder:
         self._required |= {name for name in names if name not in self._asked}
 
     async def _pace(self, name: str) -> None:
-        """Return no earlier in the calls that are still to be given up than a result came before."""
+        """Return about as late in the calls that are still to be given up as a result came before."""
         seconds = self.recorded.seconds
-        due = max(at + seconds.get(call, {}).get(name, 0.0) for call, at in self.to_give_up.items())
+        waits = (at + _PACE * seconds.get(call, {}).get(name, 0.0) for call, at in self.to_give_up.items())
+        due = max(waits)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _rest(self) -> None:
