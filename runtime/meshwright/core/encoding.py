@@ -303,3 +303,12 @@ def _leaf(value: Any) -> Any:
         return from_json(to_json(value, inf_nan_mode="null"))
     except Exception:  # noqa: BLE001 - as above: only its type can be kept
         return f"<{type(value).__name__}>"
+
+
+def with_integers(value: Any) -> Any:
+    """Data with whole numbers as integers, for protocols that have doubles alone: SDKs send 1 as 1.0."""
+    if isinstance(value, dict):
+        return {name: with_integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value

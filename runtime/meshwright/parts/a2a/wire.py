@@ -21,6 +21,7 @@ from pydantic.alias_generators import to_camel
 
 from meshwright import ToolFailed
 from meshwright.component import Caller
+from meshwright.core.encoding import with_integers
 from meshwright.core.messages import Outcome
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.work.protocol import APPROVED_BY, Wait
@@ -90,15 +91,6 @@ _HistoryLength = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Metadata = dict[str, Any]
 
 
-def _with_integers(value: Any) -> Any:
-    """Data with whole numbers as integers: the protocol has doubles alone, and SDKs send 1 as 1.0."""
-    if isinstance(value, dict):
-        return {name: _with_integers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_with_integers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
 class MessagePart(_ProtoJson):
     """A part of a message."""
 
@@ -108,7 +100,7 @@ class MessagePart(_ProtoJson):
     """The bytes of a file, in base64."""
     url: str | None = None
     """The address of a file."""
-    data: Annotated[Any, AfterValidator(_with_integers)] = None
+    data: Annotated[Any, AfterValidator(with_integers)] = None
     """Any JSON."""
     filename: str = ""
     """The name of the file."""

@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
-from meshwright import Event, MeshError, ToolContext, ToolFailed
-from meshwright.component import ActorRef, Mesh
-from meshwright.core import topics
+from meshwright import ToolContext, ToolFailed
+from meshwright.component import Mesh
 from meshwright.core.redaction import foreign_words
-from meshwright.engine.work.earlier_records import read_steps
-from meshwright.engine.work.protocol import steps_stream
-from meshwright.engine.work.record import read_task
-from meshwright.kit import Backoff
+from meshwright.mesh.orchestration.elsewhere import CancelsElsewhere, TaskElsewhere
 from meshwright.parts.mcp.connection import ServerConnection, TaskRefused
 from meshwright.parts.mcp.settings import McpServerSettings, find_server
 from meshwright.parts.mcp.sign_in import SignIns
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
 
 GET, UPDATE, CANCEL = "tasks/get", "tasks/update", "tasks/cancel"
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, _PAUSE_FACTOR = 1.0, 300.0, 1.3
-_MAX_CANCELS, _MAX_CANCEL_SECONDS = 40, 60.0  # tries and pauses, at a server that is away
-_UNSUCCESSFUL = frozenset({"task.failed", "task.cancelled", "task.timed_out"})
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 _AWAY = "away"
 _logger = logging.getLogger("meshwright.mcp")
@@ -144,57 +138,25 @@ class RemoteTasks:
         self._mesh = mesh
         self._servers = servers
         self._sign_ins = sign_ins
-        self._cancelling: set[asyncio.Task[None]] = set()
-        if servers:
-            mesh.runtime.listen(topics.TASK_PROGRESS, self._note, _UNSUCCESSFUL, sealed=True)
+        self._cancels = CancelsElsewhere(mesh, self._read, self._cancel) if servers else None
 
     async def stop(self) -> None:
         """Cancel no more. Idempotent."""
-        for task in self._cancelling:
-            task.cancel()
-        await asyncio.gather(*self._cancelling, return_exceptions=True)
+        if self._cancels is not None:
+            await self._cancels.stop()
 
-    def _note(self, event: Event) -> None:
-        if event.task_id is not None:
-            work = self._cancel(event.task_id, event.tenant_id)
-            task = asyncio.create_task(work, name=f"cancel at servers for {event.task_id}")
-            self._cancelling.add(task)
-            task.add_done_callback(self._cancelling.discard)
+    def _read(self, agent_id: str, result: Mapping[str, Any]) -> TaskElsewhere | None:
+        if not isinstance(remote := result.get("taskId"), str):
+            return None
+        if result.get("resultType") == "task" and result.get("server") in self._servers:
+            return TaskElsewhere(result["server"], remote, has_ended=False)
+        return TaskElsewhere("", remote, result.get("status") in _ENDED)
 
-    async def _cancel(self, task_id: str, tenant_id: str) -> None:
+    async def _cancel(self, name: str, remote: str) -> None:
         try:
-            remote_tasks = await self._open_tasks(task_id, tenant_id)
-            await asyncio.gather(*(self._cancel_one(name, remote) for remote, name in remote_tasks.items()))
-        except MeshError as error:
-            _logger.warning("Tasks of MCP servers for task %s were not cancelled: %s", task_id, error)
-
-    async def _open_tasks(self, task_id: str, tenant_id: str) -> dict[str, str]:
-        """The servers of the tasks that a task has started and not seen end, by the ids of these."""
-        record, task = await read_task(self._mesh.runtime, task_id, tenant_id)
-        begun, ended = dict[str, str](), set[str]()
-        for attempt in record.attempts:
-            ref = ActorRef(attempt.agent_id, f"{tenant_id}:{task.thread_id}")
-            steps = steps_stream(task_id, attempt.generation, attempt.attempt)
-            records, _ = await read_steps(self._mesh.runtime, ref, steps, 1)
-            for document in (record.value.get("result") for record in records):
-                if isinstance(document, dict) and isinstance(remote := document.get("taskId"), str):
-                    if document.get("resultType") == "task" and document.get("server") in self._servers:
-                        begun[remote] = document["server"]
-                    elif document.get("status") in _ENDED:
-                        ended.add(remote)
-        return {remote: server for remote, server in begun.items() if remote not in ended}
-
-    async def _cancel_one(self, name: str, remote: str) -> None:
-        pauses = Backoff(_MIN_PAUSE_SECONDS, _MAX_CANCEL_SECONDS)
-        for _ in range(_MAX_CANCELS):
-            try:
-                return await self._send_cancel(name, remote)
-            except TaskRefused as error:
-                return _logger.info("Task %s of mcp.%s was not cancelled: %s", remote, name, error)
-            except MeshError as error:
-                _logger.debug("mcp.%s is away: %s", name, error)
-                await asyncio.sleep(pauses.next())
-        _logger.warning("Task %s of mcp.%s was not cancelled: its server is away", remote, name)
+            await self._send_cancel(name, remote)
+        except TaskRefused as error:
+            _logger.info("Task %s of mcp.%s was not cancelled: %s", remote, name, error)
 
     async def _send_cancel(self, name: str, remote: str) -> None:
         project = self._mesh.project

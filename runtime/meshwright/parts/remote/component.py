@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshwright import Agent
 from meshwright.component import Component, Mesh, Settings
 from meshwright.core.errors import MeshError
 from meshwright.kit import Backoff, BoundAgents
 from meshwright.mesh.components import Check
+from meshwright.mesh.orchestration.elsewhere import CancelsElsewhere, TaskElsewhere
 from meshwright.mesh.orchestration.presence import Presence
 from meshwright.parts.remote.settings import RemotePeer, RemoteSettings
 
 if TYPE_CHECKING:
-    from meshwright.parts.remote.cancels import RemoteCancels
     from meshwright.parts.remote.peer import Peer
 
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 60.0  # before the card of a peer that is away is read again
@@ -35,7 +35,8 @@ class RemoteComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._readers: list[asyncio.Task[None]] = []
-        self._cancels: RemoteCancels | None = None
+        self._by_name: dict[str, Peer] = {}
+        self._cancels: CancelsElsewhere | None = None
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
@@ -49,10 +50,27 @@ class RemoteComponent(Component):
 
     def assemble(self) -> None:
         """Cancel at peers what is cancelled here."""
-        if peers := {peer.name: peer for peer in self._peers()}:
-            from meshwright.parts.remote.cancels import RemoteCancels
+        self._by_name = {peer.name: peer for peer in self._peers()}
+        if self._by_name:
+            self._cancels = CancelsElsewhere(self.mesh, self._read_task, self._cancel)
 
-            self._cancels = RemoteCancels(self.mesh, peers)
+    def _read_task(self, agent_id: str, result: Mapping[str, Any]) -> TaskElsewhere | None:
+        from meshwright.parts.remote.wire import ENDED
+
+        if agent_id not in self._by_name or result.get("remote") != agent_id or "id" not in result:
+            return None
+        return TaskElsewhere(agent_id, result["id"], result.get("state") in ENDED)
+
+    async def _cancel(self, name: str, remote: str) -> None:
+        from meshwright.parts.remote.client import PeerFailed
+
+        peer = self._by_name[name]
+        try:
+            await peer.client.call(await peer.interface(), "CancelTask", {"id": remote})
+        except PeerFailed as error:
+            if error.is_away:
+                raise
+            _logger.info("Task %s of %s was not cancelled: %s", remote, name, error)
 
     def _peers(self) -> list[Peer]:
         """The peers of the agents of this process."""
@@ -74,7 +92,7 @@ class RemoteComponent(Component):
         """Read the cards, now and every five minutes."""
         await super().start()
         if self._cancels is not None:
-            await self._cancels.start()
+            await self._cancels.start(self._by_name)
         for peer in self._peers():
             reading = asyncio.create_task(self._keep_card(peer), name=f"card of {peer.name}")
             self._readers.append(reading)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel
 
 from meshwright import File, ToolFailed
+from meshwright.core.encoding import with_integers
 from meshwright.core.ids import ID_PATTERN
 from meshwright.kit import InvalidInput
 from meshwright.parts.remote.settings import IDEMPOTENT
@@ -134,15 +135,6 @@ def _origin(url: str) -> str:
 # Tasks
 
 
-def _with_integers(value: Any) -> Any:
-    """Data with whole numbers as integers: the protocol has doubles alone, and SDKs send 1 as 1.0."""
-    if isinstance(value, dict):
-        return {name: _with_integers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_with_integers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
 class PeerPart(_Peers):
     """A part of a message or an artifact."""
 
@@ -152,7 +144,7 @@ class PeerPart(_Peers):
     """The bytes of a file, in base64."""
     url: str | None = None
     """The address of a file."""
-    data: Annotated[Any, AfterValidator(_with_integers)] = None
+    data: Annotated[Any, AfterValidator(with_integers)] = None
     """Any JSON."""
     filename: str = ""
     """The name of the file."""
