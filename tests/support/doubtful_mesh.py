@@ -13,7 +13,7 @@ from meshwright import Agent, Capability, CheckResult, Run, TaskRequest, tool
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.interrupted_mesh import kept
+from tests.support.interrupted_mesh import kept, told_of
 
 EVIDENCE = "The bank lists:\nno charge today\none charge at 23:59"
 """The evidence of a check that cannot tell of the payment, in several lines."""
@@ -27,6 +27,7 @@ class Payer(Agent):
     capabilities = (Capability("paying"),)
     remembers = False
     paid: ClassVar[list[str]] = []
+    step_ids: ClassVar[set[str]] = set()
     began: ClassVar[asyncio.Event]
     holds: ClassVar[bool]
 
@@ -41,6 +42,7 @@ class Payer(Agent):
         return "receipt 8"
 
     async def _was_charged(self, step_id: str) -> CheckResult:
+        self.step_ids.add(step_id)
         return CheckResult.unknown(EVIDENCE)
 
 
@@ -94,14 +96,18 @@ class Doubtful:
 
 
 @asynccontextmanager
-async def doubtful_mesh(folder: Path) -> AsyncIterator[Doubtful]:
-    """A mesh with a payment in doubt."""
+async def doubtful_mesh(folder: Path, before: type[Agent] | None = None) -> AsyncIterator[Doubtful]:
+    """A mesh with a payment in doubt; an agent `before` has asked a person something before that."""
     Payer.paid, Payer.began, Payer.holds, Deployer.done = [], asyncio.Event(), True, []
-    async with kept(folder, Payer) as mesh:
+    others = [] if before is None else [before]
+    async with kept(folder, Payer, *others) as mesh:
+        for agent in others:
+            await mesh.get(Tasks).submit(TaskRequest(agent_id=agent.agent_id, payload={"text": "Ask."}))
+            await told_of(mesh, "task.waiting")
         receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="payer", payload={"text": "Pay."}))
         await Payer.began.wait()
     Payer.holds, script = False, ScriptedModel()
-    async with http_mesh(folder, Payer, Deployer, script=script) as api:
+    async with http_mesh(folder, Payer, Deployer, *others, script=script) as api:
         doubtful = Doubtful(api, script, receipt.task_id)
-        await doubtful.until_asked(1)
+        await doubtful.until_asked(1 + len(others))
         yield doubtful

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ from meshwright.console.options import Target, follow_option, json_option, limit
 from meshwright.console.output import document, is_screen, labelled, redraw, table
 from meshwright.console.questions import plain_text, question_lines, short_name
 from meshwright.core.display import Column, Document, age, local_time, short, short_id
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.errors import Forbidden, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from meshwright.client import Client
@@ -44,7 +45,7 @@ _context = click.get_current_context
 def list_questions(
     target: Target, also_ended: bool, limit: int, follow: bool, as_json: bool, **of_task: Any
 ) -> None:
-    """List what waits for a person, the oldest first.
+    """List what waits for a person: doubts first, then what expires soonest.
 
     The filters are of the tasks that ask, --since and --until of their last change.
     """
@@ -57,7 +58,7 @@ def list_questions(
             await _watch(mesh, filters, limit, as_json=as_json)
         listed = await mesh.client.inbox(ended=also_ended, limit=limit, **filters)
         columns = (*_COLUMNS[:1], Column("status", "status"), *_COLUMNS[1:]) if also_ended else _COLUMNS
-        items = [document(question) for question in listed]
+        items = _by_haste([document(question) for question in listed])
         empty = "no such questions; mesh inbox lists all" if filters else "nothing waits for a person"
         output.show(items, columns, as_json=as_json, empty=empty)
         if items and not as_json:
@@ -86,7 +87,8 @@ def show_question(target: Target, question_id: str, reveal: bool, as_json: bool)
             whole = await mesh.client.reveal(question)
             view["subject"] = {**view["subject"], **whole.subject}
             view["question"] = whole.question or view["question"]
-        click.echo(json.dumps(view, indent=2) if as_json else _page(view, mesh.options))
+        request = await _request(mesh.client, view) if not as_json and _is_doubt(view) else ""
+        click.echo(json.dumps(view, indent=2) if as_json else _page(view, request, mesh.options))
 
     talk(target, show)
 
@@ -175,7 +177,7 @@ async def _watch(mesh: Connection, filters: dict[str, Any], limit: int, *, as_js
     before: dict[str, Document] = {}
     while True:
         listed = await mesh.client.inbox(limit=limit, **filters)
-        questions = {question.id: document(question) for question in listed}
+        questions = {question["id"]: question for question in _by_haste([document(one) for one in listed])}
         if draws:
             text = table(_COLUMNS, [*questions.values()]) if questions else "nothing waits for a person"
             drawn = redraw(text.splitlines(), drawn)
@@ -200,7 +202,34 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
         click.echo(json.dumps(question, ensure_ascii=False) if as_json else "  ".join(filter(None, parts)))
 
 
-def _page(question: Document, options: str) -> str:
+def _is_doubt(question: Document) -> bool:
+    from meshwright.engine.work.people import is_doubt
+
+    return not question.get("source") and is_doubt(question["wait_id"])
+
+
+def _by_haste(questions: Sequence[Document]) -> list[Document]:
+    """Doubts first, then what expires soonest, then the oldest, as on the page."""
+    last = datetime.max.replace(tzinfo=UTC)
+
+    def haste(question: Document) -> tuple[bool, datetime]:
+        end = question.get("expires_at")
+        return not _is_doubt(question), datetime.fromisoformat(end) if end else last
+
+    return sorted(questions, key=haste)
+
+
+async def _request(client: Client, question: Document) -> str:
+    """The request of the task that asks; none for those who may not read it."""
+    try:
+        payload = (await client.task(question["task_id"])).payload
+    except Forbidden:
+        return ""
+    text = payload["text"] if [*payload] == ["text"] else payload
+    return short(plain_text(text))
+
+
+def _page(question: Document, request: str, options: str) -> str:
     rows = [
         ("id", question["id"]),
         ("status", question["status"]),
@@ -209,6 +238,7 @@ def _page(question: Document, options: str) -> str:
         ("since", local_time(question.get("since"))),
         ("claimed", _claim(question)),
         ("reminded", _reminded(question)),
+        ("request", request),
         *question_lines(question, options),
     ]
     if question.get("ended_at"):

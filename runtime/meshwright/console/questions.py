@@ -14,6 +14,7 @@ from meshwright.core.schema import described, faults, takes_approval
 _ID_CHARS = 6
 _APPROVED = ("arguments", "effect", "difference", "request", "changed_from", "check")  # it is shown whole
 _OF_MESH = ("kind", "agent_id", "tool", "hidden_parts")
+_OF_DOUBT = ("began_at", "step_id")
 _LONG_CHARS = 400
 
 
@@ -49,13 +50,24 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
         yield from _field_lines("about", fields)
     else:
         for name, value in _with_arguments(fields).items():
-            yield from _field(name, value)
+            if name not in _OF_DOUBT:
+                yield from _field(name, value)
+        yield from _interruption(question, fields)
     if may_answer := question.get("may_answer"):
         yield "for", ", ".join(may_answer)
     if question.get("expires_at"):
         yield "expires", local_time(question["expires_at"])
     if question["status"] == "open":
         yield from _ways(question, options)
+
+
+def _interruption(question: Document, subject: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """When a step began that was interrupted, and the key by which its service may know it."""
+    if began := subject.get("began_at"):
+        yield "began", local_time(began)
+        yield "stopped", f"the mesh did, after that and before {local_time(question.get('since'))}"
+    if key := subject.get("step_id"):
+        yield "its key", f"{key} (for idempotency, if its service was sent one)"
 
 
 def _with_arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -56,7 +56,7 @@ VIEWS = (
     "try",
 )
 
-MAX_BYTES = 120_000
+MAX_BYTES = 130_000
 """Of all scripts and styles as they are sent, which is compressed."""
 
 

@@ -9,6 +9,7 @@ from playwright.async_api import Browser, expect
 
 from meshwright.engine.events.filter import EventFilter
 from meshwright.testing import ScriptedModel, tool_call
+from tests.support.doubtful_mesh import Payer, doubtful_mesh
 from tests.support.http_mesh import http_mesh
 from tests.support.page import (
     ADMIN,
@@ -27,6 +28,7 @@ from tests.support.page import (
     priced_reply,
     questions,
 )
+from tests.support.running_mesh import mesh
 from tests.support.webhook_mesh import event, events
 
 pytestmark = pytest.mark.needs("chromium")
@@ -137,3 +139,23 @@ async def test_a_task_gets_more_of_its_own_budget(tmp_path: Path, browser: Brows
             await dialog(page).get_by_label("Dollars").fill("500")
             await confirm(page, "Add")
             assert (await api.client.outcome(task_id)).text == "Bought."
+
+
+async def test_a_doubt_has_its_facts_and_comes_first(tmp_path: Path, browser: Browser) -> None:
+    async with doubtful_mesh(tmp_path, before=Releaser) as doubtful:
+        api = doubtful.api
+        other, doubt = await api.client.inbox()
+        key = doubt.subject["step_id"]
+        assert key in Payer.step_ids  # that of the charge
+        done = await mesh("inbox", "--url", api.url)
+        assert done.out.index(doubt.id[-6:]) < done.out.index(other.id[-6:])
+        lines = (await mesh("inbox", doubt.id, "--url", api.url)).out.splitlines()
+        facts = dict(line.split(maxsplit=1) for line in lines if not line.startswith(" "))
+        assert facts["request"] == "Pay." and facts["its"].startswith(f"key     {key} ")
+        assert facts["stopped"] == f"the mesh did, after that and before {facts['since']}"
+        assert facts["began"] <= facts["since"]
+        async with open_view(browser, api, "inbox") as page:
+            await expect(questions(page).first).to_contain_text("in doubt")
+            shown = page.get_by_role("article").locator(".facts")
+            for text in (key, "it stopped between these times", "Pay."):
+                await expect(shown).to_contain_text(text)

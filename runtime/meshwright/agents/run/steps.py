@@ -21,7 +21,7 @@ from meshwright.agents.tools.limited_work import cut
 from meshwright.agents.tools.tool import QuestionOptions
 from meshwright.core import topics
 from meshwright.core.errors import AgentError, sentence
-from meshwright.core.ids import derived_id, new_id
+from meshwright.core.ids import new_id
 from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.core.step_events import RunProgress, RunStateChanged, RunTitled, StepFinished
@@ -179,10 +179,10 @@ class RunSteps:
 
         Send it as the idempotency key of a request that changes something. Raises AgentError outside a step.
         """
-        step, task = self._journal.inside, self._state.task
+        step = self._journal.inside
         if step is None:
             raise AgentError("step_id is asked for outside of a step", remedy="Ask in a tool or in run.step")
-        return derived_id(task.tenant_id, self._state.work.first_steps, step.identity)
+        return self._state.work.step_id(step.identity)
 
     @property
     def outside(self) -> bool:

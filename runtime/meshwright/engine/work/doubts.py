@@ -150,14 +150,21 @@ class Doubts:
             "again? If not, the task goes on with the result or the reason that you give."
         )
         subject = {"kind": opened.key.kind, "request": opened.request}
+        subject["step_id"] = self._work.step_id(opened.identity)
+        began_at = self._earlier.intents[opened.key.path].get("started_at")
+        if began_at is not None and await self._has_stopped(opened):
+            subject["began_at"] = began_at
         if checked is not None:
             subject["check"] = checked.evidence
         await self._waits.wait(opened.scope, self._waits.question(question, reason, subject, Repetition))
 
+    async def _has_stopped(self, opened: OpenStep) -> bool:
+        process = self._process_id(opened)
+        return not process or await self._runtime.has_ended(process)
+
     async def _state(self, opened: OpenStep, name: str) -> str:
         """Says whether a step that was interrupted may still run."""
-        process = self._process_id(opened)
-        if not process or await self._runtime.has_ended(process):
+        if await self._has_stopped(opened):
             return f"The mesh stopped while {name} was running."
         intent = self._earlier.intents[opened.key.path]
         place = f" in {intent['place']}" if "place" in intent else ""  # of an older version

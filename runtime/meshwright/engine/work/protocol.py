@@ -11,7 +11,7 @@ from msgspec import field
 from msgspec.structs import asdict, replace
 
 from meshwright.core.encoding import Struct, encode, stable_json
-from meshwright.core.ids import Identifier
+from meshwright.core.ids import Identifier, derived_id
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.core.payloads import Fact
@@ -318,6 +318,10 @@ class Work(Grant, kw_only=True):
     def task(self) -> Task:
         """The task itself."""
         return self.dispatch.task
+
+    def step_id(self, identity: str) -> str:
+        """The id of the step of an identity: its code sends it to services as the idempotency key."""
+        return derived_id(self.task.tenant_id, self.first_steps, identity)
 
     @property
     def steps(self) -> str:

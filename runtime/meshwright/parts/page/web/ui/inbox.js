@@ -7,7 +7,7 @@ import { lookingAt } from "./inbox_claim.js";
 import Item from "./inbox_item.js";
 import { Choices, choose, chosen, Many } from "./inbox_many.js";
 import { Ago, asked, call, Failed, may, me, rename, route, slow, to, useData, waiting } from "./lib.js";
-import { isForMany, kindOf, later, names, titleOf, toolOf, wordOf } from "./questions.js";
+import { byHaste, isForMany, kindOf, later, names, titleOf, toolOf, wordOf } from "./questions.js";
 import { Causes } from "./tasks.js";
 import { Text, visible } from "./unseen.js";
 
@@ -23,7 +23,7 @@ export default function Inbox() {
   }, [data]);
   if (!data) return html`<h1>Inbox</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
   const now = Date.now();
-  const items = data.items.filter((/** @type {any} */ item) => (later.value[item.id] ?? 0) < now);
+  const items = byHaste(data.items.filter((/** @type {any} */ item) => (later.value[item.id] ?? 0) < now));
   const hidden = data.items.length - items.length;
   return html`<h1>Inbox <span class="dim">${items.length ? `${items.length}${data.cursor ? "+" : ""} ${items.length === 1 ? "waits" : "wait"} for a person` : ""}</span></h1>
     <${Failed} error=${error} />

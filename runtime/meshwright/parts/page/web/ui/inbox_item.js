@@ -47,6 +47,7 @@ export default function Item({ question: listed, left }) {
       ${isTask && isHidden ? html`<${Hidden} question=${listed} isOpen=${Boolean(opened)} open=${setOpened} />` : null}
       ${subject.why && subject.kind !== "question" ? html`<p><span class="dim">Why it asks:</span> <${Text} value=${subject.why} /></p>` : null}
       <${Facts} subject=${subject} asked=${question.question} edited=${isEdited ? html`<${EditedArguments} question=${question} close=${() => edit(false)} />` : null} />
+      ${isDoubt(question) ? html`<${Interrupted} question=${question} />` : null}
       ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
       ${isTask && subject.tool && subject.kind !== "question" ? html`<${Earlier} subject=${subject} />` : null}
     </div>
@@ -76,7 +77,27 @@ export function Facts({ subject, asked: text, edited }) {
       ${subject.check && !text.includes(subject.check) ? html`<h2>Its check</h2><p class="question"><${Text} value=${subject.check} /></p>` : null}`}
     ${Object.keys(fields).length ? html`<h2>About</h2><${Fields} fields=${fields} />` : null}
     ${!isQuestion && names.length ? html`<h2>Arguments${subject.tool ? html` <span class="dim">of ${subject.tool}</span>` : ""}</h2>${edited ?? html`<${Fields} fields=${subject.arguments} />`}` : null}
-    ${isQuestion ? null : html`<${Changed} subject=${subject} />${Object.keys(subject.request ?? {}).length ? html`<h2>Its request</h2><${Shown} value=${subject.request} />` : null}`}`;
+    ${isQuestion ? null : html`<${Changed} subject=${subject} />${Object.keys(subject.request ?? {}).length ? html`<h2>Arguments <span class="dim">of ${kind.replace(/^tool /, "")}</span></h2><${Fields} fields=${argumentsOf(subject.request)} />` : null}`}`;
+}
+
+/** The arguments of an interrupted call: those of a tool are JSON. @param {any} request */
+function argumentsOf(request) {
+  try {
+    return Object.keys(request).length === 1 ? Object(JSON.parse(request.arguments)) : request;
+  } catch {
+    return request;
+  }
+}
+
+/** When a step began that was interrupted, its key at the service, and what its task was asked. @param {{question: any}} given */
+function Interrupted({ question }) {
+  const { began_at: began, step_id: key } = question.subject ?? {};
+  const { data } = useData(may("contents", "submitter") ? `/tasks/${question.task_id}` : null);
+  const at = (/** @type {string} */ time) => html`${new Date(time).toLocaleTimeString()}, <${Ago} time=${time} />`;
+  const text = data?.payload.text;
+  return html`<dl class="facts">${began ? html`<dt>It began</dt><dd>${at(began)}</dd><dt>The mesh was back</dt><dd>by ${at(question.since)}: it stopped between these times</dd>` : null}
+    ${key ? html`<dt>Idempotency key</dt><dd><code>${key}</code></dd>` : null}
+    ${data ? html`<dt>Its task</dt><dd><${Shown} value=${typeof text === "string" && Object.keys(data.payload).length === 1 ? text : data.payload} /></dd>` : null}</dl>`;
 }
 
 /** @param {{characters: number, lines: number}} counts */

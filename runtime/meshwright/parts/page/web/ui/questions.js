@@ -52,6 +52,10 @@ export function postpone(question, until) {
 export const isDecision = (question) => takesApproval(question.answer_schema) && !isMoney(question);
 /** Whether a crash or a deploy left a step in doubt, which is answered by itself. @param {any} question */
 export const isDoubt = (question) => !question.source && /\/0\.[^/]*$/.test(question.wait_id);
+/** When a question ends without an answer. @param {any} question */
+const endOf = ({ expires_at: time }) => (time ? Date.parse(time) : Infinity);
+/** Doubts first, then what expires soonest, then the oldest. @param {any[]} items */
+export const byHaste = (items) => items.sort((one, other) => Number(isDoubt(other)) - Number(isDoubt(one)) || endOf(one) - endOf(other) || 0);
 /** Whether one answer may be for this question and others: all of it is seen. @param {any} question */
 export const isForMany = (question) => isDecision(question) && !isDoubt(question) && !question.subject?.hidden_parts?.lines;
 /** By whom and what for a question asks, as the mesh sees it. @param {any} question */
