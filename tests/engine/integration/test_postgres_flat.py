@@ -119,7 +119,12 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         long = TaskFilter(thread_id="long")
         dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t11")
         dead_of_agent, of_requester = TaskFilter(dead=True, agent_id="nobody"), TaskFilter(requested_by="r15")
+        by_end, by_begin = TaskFilter(task_id="3999"), TaskFilter(task_id="t399")
         looks: dict[str, Callable[[], Any]] = {
+            "end of an id": lambda: list_tasks(explained, "default", by_end, 50, 2**63 - 1, "created"),
+            "beginning of an id": lambda: list_tasks(
+                explained, "default", by_begin, 50, 2**63 - 1, "created"
+            ),
             "rare": lambda: table.search(explained, rare, 1, last, 10),
             "page": lambda: table.search(explained, page, 1, last, 5),
             "delivery": lambda: table.knows(explained, outside, "webhooks/forge"),

@@ -79,9 +79,9 @@ class TaskFilter(BaseModel):
         values = {name: session.bindable(value) for name, value in exact.items() if value is not None}
         conditions = [f"tasks.{name} = :{name}" for name in values]
         if self.task_id is not None:
-            values["task_id"] = session.bindable(self.task_id)
-            end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
-            conditions.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+            of_id, id_values = _id_condition(session, session.bindable(self.task_id))
+            conditions.append(of_id)
+            values |= id_values
         of_call, call_values = self.call_condition(session, "made")
         if of_call:
             conditions.append(
@@ -163,7 +163,7 @@ class TaskFilter(BaseModel):
     @property
     def index(self) -> str | None:
         """The index that finds them; None for that of the rows themselves, of which a search names few."""
-        if self.text is not None:
+        if self.text is not None or self.task_id is not None:
             return None
         if self.parent_task_id is not None:
             return "tasks_by_parent"
@@ -180,6 +180,39 @@ class TaskFilter(BaseModel):
         if self.requested_by is not None:
             return "tasks_by_requester"
         return "tasks_by_tenant" if self.capability is None else "tasks_by_capability"
+
+
+_ID_END_CHARS = 4
+"""The characters at the end of an id by which an index finds it."""
+_MAX_OF_PART = 1_000  # tasks; more are not looked up by index, but met on the way through the list
+_IDS = {
+    "sqlite": ("task_id", f"substr(task_id, -{_ID_END_CHARS})"),
+    "postgres": (
+        'task_id COLLATE "C"',
+        f"substr(task_id, greatest(length(task_id) - {_ID_END_CHARS - 1}, 1))",
+    ),
+}
+"""An id and its end as indices have them, by dialect."""
+
+
+def _id_condition(session: Session, part: str) -> tuple[str, dict[str, Any]]:
+    """Returns the condition that the id of a task begins or ends with a part, with its values."""
+    values = {"task_id": part}
+    end = "substr(task_id, length(task_id) - length(:task_id) + 1) = :task_id"
+    if len(part) >= _ID_END_CHARS:
+        values |= {"last_id": f"{part}\U0010ffff", "id_end": part[-_ID_END_CHARS:]}
+        id, id_end = _IDS[session.dialect]
+        fitting = (
+            f"SELECT seq FROM tasks WHERE {id} BETWEEN :task_id AND :last_id "  # noqa: S608 code
+            f"UNION ALL SELECT seq FROM tasks WHERE {id_end} = :id_end AND {end}"
+        )
+        count = (
+            f"SELECT count(*) FROM (SELECT 1 FROM ({fitting}) AS fitting LIMIT {_MAX_OF_PART + 1}) AS first"  # noqa: S608
+        )
+        if session.execute(count, values).fetchone()[0] <= _MAX_OF_PART:
+            return f"tasks.seq IN ({fitting})", values
+        values = {"task_id": part}
+    return f"(substr(task_id, 1, length(:task_id)) = :task_id OR {end})", values
 
 
 NAME_OF_CALL = (
