@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -199,6 +200,44 @@ async def test_functions_of_another_run_or_after_the_end_are_not_called() -> Non
     assert late.startswith(refusal)
     assert charged == ["A1"]
     assert not model.calls
+
+
+@pytest.mark.parametrize("turns", [0, 1, 50])
+@pytest.mark.parametrize("how", ["call", "ask", "step", "complete", "client", "functions"])
+async def test_code_that_is_left_behind_makes_no_call(how: str, turns: int) -> None:
+    charged: list[str] = []
+    left: list[asyncio.Future[Any]] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        async def step() -> None:
+            await asyncio.sleep(0)
+            charged.append("C3")
+
+        [charge], client = run.functions("charge"), run.openai().chat.completions
+        messages: Any = [{"role": "user", "content": "x"}]
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "call": lambda: run.call("charge", order="A1"),
+            "ask": lambda: run.ask("x"),
+            "step": lambda: run.step("own", step),
+            "complete": lambda: ask(run, "x"),
+            "client": lambda: client.create(model="default", messages=messages),
+            "functions": lambda: charge("B2"),
+        }
+
+        async def later() -> Any:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await swallowing(calls[how]())
+
+        left.append(asyncio.ensure_future(later()))
+        await asyncio.sleep(0)
+        return "done"
+
+    model = EchoingModel()
+    async with mesh_for(author(run, Shop, charged=charged), model=model) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+        await asyncio.wait(left)
+    assert (outcome.text, charged, model.calls) == ("done", [], {})
 
 
 async def test_calls_on_another_event_loop_are_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from weakref import WeakMethod
 
 from meshwright.core.checks import CheckResult
-from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied
+from meshwright.core.errors import AgentError, MeshError, ReplayMismatch, RestartDenied
 from meshwright.engine.work.cancels import HeldCancels
 from meshwright.engine.work.doubts import as_sentence
 from meshwright.engine.work.earlier_records import Earlier
@@ -77,11 +77,14 @@ class Replay:
         return self.is_closed or self._waits.suspended is not None or self.ended is not None
 
     def check_goes_on(self) -> None:
-        """Raise what has ended the run, or suspended it, where its code has caught that."""
+        """Raise what has ended the run, or suspended it, where its code has caught that or is left behind."""
         if self._waits.suspended is not None:
             raise self._waits.suspended
         if self.ended is not None:
             raise self.ended
+        if self.is_closed:  # nobody would count what it costs, and a cancelled task would change something
+            remedy = "Take run and its functions from the arguments of each run"
+            raise AgentError("The run of this call has ended, so it is not made", remedy=remedy)
 
     async def check_begins(self, scope: Scope, key: StepKey) -> None:
         """Raise ReplayMismatch where a step that may have begun was another, or was in another branch.
