@@ -174,6 +174,13 @@ def costs(
         click.echo(costs_table(answer))
         if since_listed := answer.get("listed_since"):
             click.echo(f"listed are calls since {local_time(since_listed)}; the total is of all", err=True)
+        hours = [
+            f"{word} {local_time(bound)}"
+            for word, name in (("since", "counted_since"), ("until", "counted_until"))
+            if (bound := answer.get(name))
+        ]
+        if hours:
+            click.echo(f"so many calls count by whole hours: {' and '.join(hours)}", err=True)
     else:
         when = " then" if since or until or of else ""
         click.echo(f'no model was called{when}; mesh ask AGENT "..." calls one', err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,6 +24,7 @@ from meshwright.engine.sql.database import Session
 from meshwright.money.account import ACCOUNT
 from meshwright.money.task_costs import (
     FIGURES,
+    HOUR_SECONDS,
     MILLION,
     all_calls,
     calls_by_hour,
@@ -65,7 +66,8 @@ Bucket = Literal["hour", "day"]
 _BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
 _MAX_KEYS = 500  # listed of one sum
 _MAX_POINTS = 5_000  # listed of a series
-_MAX_READ = 10_000  # calls of which tasks and trees are listed
+_MAX_READ = 10_000  # calls one by one: of which tasks and trees are listed, or within an hour
+_HOUR = timedelta(seconds=HOUR_SECONDS)
 _MAX_DEPTH = 50  # of a tree of tasks
 
 _GROUPS: dict[Key, str] = {
@@ -198,7 +200,9 @@ class Costs(View, kw_only=True):
 
     A call with two tags counts under each, so that costs by tag may come to more than the total. A series has
     an item for each `bucket` of UTC in which calls ended, the earliest first. Items by task or tree are of
-    the newest 10,000 calls, from `listed_since` on if there are more; the total is of all.
+    the newest 10,000 calls, from `listed_since` on if there are more; the total is of all. If `since` or
+    `until` is within an hour, and over 10,000 calls ended in its part of that hour, that whole hour counts:
+    `counted_since` and `counted_until` say from when and until when.
     """
 
     by: str
@@ -206,6 +210,8 @@ class Costs(View, kw_only=True):
     until: datetime | None = None
     bucket: Bucket | None = None
     listed_since: datetime | None = None
+    counted_since: datetime | None = None
+    counted_until: datetime | None = None
     items: tuple[Cost, ...]
     omitted: int
     total: Cost
@@ -347,6 +353,12 @@ class CostQuery(NamedTuple):
             )
         return keys if self.by.startswith(keys[0]) else keys[::-1]
 
+    @property
+    def is_of_tasks(self) -> bool:
+        """Whether it is of tasks or threads, which no sum of an hour has."""
+        of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
+        return self.of is not None and self.of.model_copy(update=of_calls) != TaskFilter()
+
 
 async def sum_costs(log: EventLog, query: CostQuery, *, limit: int | None = None) -> Costs:
     """The costs of calls of models, most expensive first, and all of them together. Raises InvalidInput.
@@ -361,11 +373,13 @@ async def sum_costs(log: EventLog, query: CostQuery, *, limit: int | None = None
 
 def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: int) -> Costs:
     """Sum up; a column for each key and the bucket, which are there or not, and then the sums."""
+    asked, query = query, query if query.is_of_tasks else _by_whole_hours(session, query)
     tag, tags = _tags(session) if "tag" in keys else ("", "")
     columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
     if query.bucket is not None:
         columns["bucket"] = _bucket(session, _BUCKET_SECONDS[query.bucket])
-    condition, values, of_tasks, by_seq = _condition(session, query)
+    condition, values, by_seq = _condition(session, query)
+    of_tasks = query.is_of_tasks
     lists_tasks, listed_since = bool({"task", "tree"} & {*keys}), None
     listed = condition
     if lists_tasks and not by_seq:
@@ -400,9 +414,36 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
     items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
     omitted = rows[0][0] - len(items) if rows else 0
-    fields = {"by": query.by, "since": query.since, "until": query.until, "bucket": query.bucket}
+    fields = {"by": asked.by, "since": asked.since, "until": asked.until, "bucket": asked.bucket}
     fields["listed_since"] = None if listed_since is None else datetime.fromtimestamp(listed_since, UTC)
+    fields["counted_since"] = query.since if query.since != asked.since else None
+    fields["counted_until"] = query.until if query.until != asked.until else None
     return Costs(**fields, items=items, omitted=omitted, total=_cost({}, total))
+
+
+def _by_whole_hours(session: Session, query: CostQuery) -> CostQuery:
+    """The query with the whole hour of a bound where too many calls ended in the part that it asks for."""
+    since, until = query.since, query.until
+    if since is not None and (hour := _begin_hour(since)) != since:
+        rest = hour + _HOUR if until is None else min(hour + _HOUR, until)
+        since = hour if _are_many(session, query._replace(until=rest)) else since
+    if until is not None and (hour := _begin_hour(until)) != until:
+        first = hour if query.since is None else max(hour, query.since)
+        until = hour + _HOUR if _are_many(session, query._replace(since=first)) else until
+    return query._replace(since=since, until=until)
+
+
+def _begin_hour(time: datetime) -> datetime:
+    return datetime.fromtimestamp(time.timestamp() // HOUR_SECONDS * HOUR_SECONDS, UTC)
+
+
+def _are_many(session: Session, query: CostQuery) -> bool:
+    """Whether more calls than are read one by one ended in the time of a query."""
+    of_time, values = _period(session, query)
+    calls = session.by_index("calls", "calls_by_end" if query.tenant_id is None else "calls_by_time")
+    some = f"SELECT 1 FROM {calls} WHERE {of_time} LIMIT {_MAX_READ + 1}"  # noqa: S608 code
+    [(count,)] = session.execute(f"SELECT count(*) FROM ({some}) AS first", values).fetchall()  # noqa: S608
+    return count > _MAX_READ
 
 
 def _newest_calls(session: Session, query: CostQuery) -> float | None:
@@ -440,9 +481,8 @@ def _period(session: Session, query: CostQuery) -> tuple[str, dict[str, Any]]:
     return " AND ".join(conditions), values
 
 
-def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any], bool, bool]:
-    """The rows that count: the condition and its values, whether it asks for their tasks or threads, and
-    whether it names calls by their `seq`."""
+def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any], bool]:
+    """The rows that count: the condition and its values, and whether it names calls by their `seq`."""
     of_period, values = _period(session, query)
     conditions, by_seq = [of_period], False
     if query.of is not None:
@@ -452,9 +492,7 @@ def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any],
             by_seq = True
         conditions += own_conditions
         values |= more
-    of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
-    of_tasks = query.of is not None and query.of.model_copy(update=of_calls) != TaskFilter()
-    return " AND ".join(conditions), values, of_tasks, by_seq
+    return " AND ".join(conditions), values, by_seq
 
 
 def _cost_conditions(

@@ -34,7 +34,15 @@ GROWING = {
     "costs below many": "sums the calls of its own children",
 }
 """Reports that read what they are about, and so are not measured."""
-BOUNDED = {"trends": 10_000, "flows of a tenant": 1_200, "costs by task": 10_000, "costs by tree": 10_000}
+BOUNDED = {
+    "trends": 10_000,
+    "flows of a tenant": 1_200,
+    "costs by task": 10_000,
+    "costs by tree": 10_000,
+    "costs of a minute": 10_000,
+    "costs of an agent in a minute": 10_000,
+    "costs until now": 10_000,
+}
 """Reports that read the newest rows, and how many."""
 
 
@@ -310,6 +318,9 @@ class Operations:
             "budgets": get("/budgets"),
             "costs": get("/costs"),
             "costs of a day": get("/costs", since="24h"),
+            "costs of a minute": get("/costs", since="1m"),
+            "costs of an agent in a minute": get("/costs", since="1m", agent_id="parent"),
+            "costs until now": get("/costs", until="0s"),
             "costs of a thread": get("/costs", thread_id="mine"),
             "costs below a task": get("/costs", parent_task_id=tree),
             "costs below many": get("/costs", parent_task_id=_ROOT),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
@@ -313,6 +314,31 @@ async def test_a_list_of_tasks_is_of_the_newest_calls_and_its_total_of_all(store
     every = await sum_costs(store.log, CostQuery("default", "task", until=START + timedelta(seconds=newest)))
     assert {item.key for item in every.items} == {"dear", "t0", "t1"}
     assert every.listed_since is None
+
+
+async def test_a_bound_within_an_hour_of_many_calls_counts_the_whole_hour(store: LogOnFile) -> None:
+    many = 10_000
+    half = timedelta(minutes=30)
+    calls = [
+        replace(call(number), time=START + half * (number > many) + timedelta(milliseconds=number + 1_000))
+        for number in range(2 * many + 2)
+    ]
+    await store.write([*calls, replace(call(2 * many + 2), time=START + timedelta(hours=2))])
+    since = CostQuery("default", since=START + half)
+    for tenant_id in ("default", None):
+        costs = await sum_costs(store.log, since._replace(tenant_id=tenant_id, by="agent"))
+        assert (costs.since, costs.counted_since) == (START + half, START)
+        assert costs.total.calls == costs.items[0].calls == 2 * many + 3
+    until = await sum_costs(store.log, CostQuery("default", until=START + half))
+    assert (until.counted_until, until.total.calls) == (START + timedelta(hours=1), 2 * many + 2)
+    within = CostQuery("default", since=START + timedelta(seconds=1), until=START + half)
+    both = await sum_costs(store.log, within)
+    assert (both.counted_since, both.counted_until) == (START, START + timedelta(hours=1))
+    few = CostQuery("default", since=START + half + timedelta(milliseconds=many + 1_002))
+    exact = await sum_costs(store.log, few)
+    assert (exact.counted_since, exact.counted_until, exact.total.calls) == (None, None, many + 1)
+    of_task = await sum_costs(store.log, since._replace(of=TaskFilter(thread_id="t")))
+    assert of_task.counted_since is None
 
 
 async def test_costs_of_tasks_by_requester_capability_and_status(store: LogOnFile) -> None:

@@ -48,7 +48,7 @@ function Sums({ data, by, since }) {
   const beside = { task: ["#With those below, and estimated"], agent: ["#A task (median, 90 %)"] }[by] ?? [];
   return html`<${Table} label="Costs" heads=${[NAMES[by] ?? by, "#Cost", "#Share", "#Held", "#Calls", "#Failed", "#Read", "#Cached", "#Written", ...beside]}>
     ${data.items.map((/** @type {any} */ item) => html`<${Sum} key=${`${item.key} ${item.key2}`} item=${item} by=${by} since=${since} total=${Number(data.total.cost_usd)} isKnown=${known.has(item.key)} task=${found.get(item.key)} />`)}
-    <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}${data.listed_since ? html` <span class="dim">those listed are of the newest calls, <${Ago} time=${data.listed_since} /> and later</span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${beside.map((head) => html`<td key=${head}></td>`)}</tr><//>`;
+    <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}${data.listed_since ? html` <span class="dim">those listed are of the newest calls, <${Ago} time=${data.listed_since} /> and later</span>` : ""}${data.counted_since ? html` <span class="dim">by whole hours, since <${Ago} time=${data.counted_since} /></span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${beside.map((head) => html`<td key=${head}></td>`)}</tr><//>`;
 }
 
 /** The share of a cost in all of them. @param {{of: number, total: number}} given */
