@@ -11,12 +11,13 @@ from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
 from meshwright.core.messages import Dispatch, Parent, Task
 from meshwright.engine.events.filter import EventFilter, TaskFilter
+from meshwright.engine.events.table import BLOCK_EVENTS
 from meshwright.engine.events.task_lists import TaskOrder, known_values
 from meshwright.engine.sql.database import Session
 from meshwright.models.port import Call
 from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.money.task_costs import TaskTree, task_tree
-from tests.support.event_logs import START, LogOnFile
+from tests.support.event_logs import START, LogOnFile, event
 from tests.support.task_events import CARD, about, ended, names
 
 
@@ -222,6 +223,32 @@ async def test_events_are_found_by_fields_of_their_tasks(store: LogOnFile) -> No
     await store.write([dispatched("d", "light blue")])
     assert [event.task_id for event in await waiting] == ["d"]
     await tail.aclose()
+
+
+async def test_events_of_tasks_are_found_in_each_block_that_has_one(store: LogOnFile) -> None:
+    others = iter(range(1_000_000))
+
+    async def write(*events: Event) -> list[int]:
+        """Events of others for a block, and these behind them; returns the numbers of these."""
+        await store.write([event(next(others)) for _ in range(BLOCK_EVENTS)])
+        return [event.seq or 0 for event in await store.write([*events])]
+
+    first = await write(dispatched("a", requested_by="ben"), dispatched("x"))
+    second = await write(dispatched("b", requested_by="ben"), ended("x"))
+    third = await write(ended("a"), ended("b"))
+    scored = await write(about("a", "score.given", {"name": "thumbs"}))
+    await write(dispatched("y"))
+    expected = [first[0], second[0], *third, *scored]
+
+    async def found(**fields: Any) -> list[int | None]:
+        query = EventFilter(tenant_id="default", of_task=TaskFilter(requested_by="ben"), **fields)
+        return [event.seq for event in await store.log.query(query)]
+
+    assert await found() == expected
+    assert await found(order="desc") == expected[::-1]
+    assert await found(order="desc", limit=2) == expected[:-3:-1]
+    assert await found(after_seq=first[0], limit=2) == expected[1:3]
+    assert await found(event_type="task.succeeded") == third
 
 
 async def test_costs_are_summed_by_fields_of_the_call_and_of_its_task(store: LogOnFile) -> None:

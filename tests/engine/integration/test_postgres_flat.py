@@ -14,7 +14,7 @@ from meshwright.engine.events.task_lists import (
     TaskSubject,
     dead_letters,
     ended_tasks,
-    first_seq,
+    find_event_tasks,
     list_tasks,
     subject_tasks,
     tenants_in,
@@ -119,6 +119,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         long = TaskFilter(thread_id="long")
         dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t11")
         dead_of_agent, of_requester = TaskFilter(dead=True, agent_id="nobody"), TaskFilter(requested_by="r15")
+        of_r15 = EventFilter(tenant_id="default", of_task=of_requester)
         by_end, by_begin = TaskFilter(task_id="3999"), TaskFilter(task_id="t399")
         looks: dict[str, Callable[[], Any]] = {
             "end of an id": lambda: list_tasks(explained, "default", by_end, 50, 2**63 - 1, "created"),
@@ -127,6 +128,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             ),
             "rare": lambda: table.search(explained, rare, 1, last, 10),
             "page": lambda: table.search(explained, page, 1, last, 5),
+            "events of a requester": lambda: table.search(explained, of_r15, 1, last, 10, task_ids=["t15"]),
             "delivery": lambda: table.knows(explained, outside, "webhooks/forge"),
             "behind the lock": lambda: table.knows(explained, "Diary/one/1/2", after_seq=last),
             "small tenant": lambda: list_tasks(explained, "small", TaskFilter(), 50, 2**63 - 1, "created"),
@@ -141,8 +143,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "failed of an agent": lambda: list_tasks(
                 explained, "default", dead_of_agent, 50, 2**63 - 1, "created"
             ),
-            "first of a thread": lambda: first_seq(explained, "default", of_thread),
-            "first below": lambda: first_seq(explained, "default", below),
+            "tasks of a thread": lambda: find_event_tasks(explained, "default", of_thread),
+            "tasks below": lambda: find_event_tasks(explained, "default", below),
             "changed": lambda: list_tasks(explained, "default", long, 10, 2**63 - 1, "changed"),
             "trends": lambda: read_trends(explained, "default", 0.0),
             "tree": lambda: task_tree(explained, "default", "t11"),

@@ -7,12 +7,14 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 from benchmarks.grown import grow
 from meshwright import Agent, Capability, Run
 from meshwright.core.messages import Caller
+from meshwright.engine.events.table import BLOCK_EVENTS
 from meshwright.engine.events.task_lists import TaskSubject, subject_tasks
 from meshwright.engine.events.tasks import recount_ended
 from meshwright.engine.sql.sqlite import SqliteSession
@@ -146,6 +148,7 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
             store.execute(statement, {"groups": tasks // PER_GROUP, "tasks": tasks})
         for recount in (recount_hours, recount_ended):
             recount(SqliteSession(store))
+        _summarize(store)
         store.execute("COMMIT")
     steps = Steps(monkeypatch, folder / "steps")
     budgets = [
@@ -156,6 +159,15 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
     others = {"budgets": budgets, "default_price": price, "retention": {"succeeded_days": 1}}
     async with http_mesh(folder, *agents, script=script, **others) as api:
         return await Operations(api, steps, old).measure()
+
+
+def _summarize(store: sqlite3.Connection) -> None:
+    """Let the summaries of blocks name the task of a requester."""
+    of_requester = "SELECT task_id, seq, last_seq FROM tasks WHERE requested_by = 'requester517'"
+    for task_id, first, last in store.execute(of_requester).fetchall():
+        key = crc32(f"task_id={task_id}".encode()).to_bytes(4, "little")
+        summarize = "UPDATE event_blocks SET keys = CAST(keys || ? AS BLOB) WHERE block BETWEEN ? AND ?"
+        store.execute(summarize, (key, first // BLOCK_EVENTS, last // BLOCK_EVENTS))
 
 
 class Operations:
@@ -173,6 +185,8 @@ class Operations:
         view = await api.get(f"/tasks/{ended}")
         assert view["status"] == "succeeded", view
         assert (await api.get(f"/tasks/{tree}"))["status"] == "succeeded"
+        [first, *_] = (await api.get("/events", requested_by="requester517"))["items"]
+        assert first["task_id"].endswith("517"), first
         await api.mesh.log.flush()
         await self._steps.rest()
         counts = dict[str, int]()
@@ -282,7 +296,7 @@ class Operations:
             "tasks of a long thread": get("/tasks", thread_id="long"),
             "changed tasks of a long thread": get("/tasks", thread_id="long", order="changed"),
             "tasks of an agent": get("/tasks", agent_id="parent"),
-            "tasks of a requester": get("/tasks", requested_by="requester17"),
+            "tasks of a requester": get("/tasks", requested_by="requester517"),
             "tasks of a parent": get("/tasks", parent_task_id=tree),
             "children of many": get("/tasks", parent_task_id=_ROOT),
             "tasks of a capability": get("/tasks", capability="writing"),
@@ -306,6 +320,9 @@ class Operations:
             "dead letters below a task": get("/dead-letters", parent_task_id=tree),
             "events": get("/events", order="desc", limit="20"),
             "events of a thread": get("/events", thread_id="mine"),
+            "events of a requester": get("/events", requested_by="requester517"),
+            "last events of a requester": get("/events", requested_by="requester517", order="desc"),
+            "events of a task by its id's end": get("/events", task_id=tree[-6:]),
             "events below a task": get("/events", parent_task_id=tree),
             "inbox": get("/inbox"),
             "ended questions": get("/inbox", ended="true"),
@@ -326,7 +343,7 @@ class Operations:
             "costs below many": get("/costs", parent_task_id=_ROOT),
             "costs of an agent": get("/costs", agent_id="parent"),
             "costs of a capability": get("/costs", capability="delegating"),
-            "costs of a requester": get("/costs", requested_by="requester17"),
+            "costs of a requester": get("/costs", requested_by="requester517"),
             "costs of a tenant": get("/costs", "tenant3"),
             "costs by tenant": get("/costs", by="tenant"),
             "costs by day": get("/costs", bucket="day", since="7d"),
@@ -371,7 +388,7 @@ class Operations:
             "tasks to prune": prune,
             "tasks to erase": subject(task_id=tree),
             "thread to erase": subject(thread_id="mine"),
-            "requester to erase": subject(requested_by="requester17"),
+            "requester to erase": subject(requested_by="requester517"),
         }
 
     def _other_actions(self, ended: str, failed: str) -> dict[str, Reading]:

@@ -42,7 +42,7 @@ from meshwright.engine.events.task_lists import (
     TaskOrder,
     dead_letters,
     delete_ended_tasks,
-    first_seq,
+    find_event_tasks,
     list_tasks,
     open_tasks,
     tasks_among,
@@ -265,9 +265,12 @@ class EventLog:
         if filter.is_of_calls:
             await self.flush()  # a projection says which they are
         await self.index_for(filter.of_task)
+        task_ids: Sequence[str] | None = None
         if filter.of_task is not None and filter.tenant_id is not None:
-            first_of_tasks = await self.view_apart(first_seq, filter.tenant_id, filter.of_task)
-            first = last + 1 if first_of_tasks is None else max(first, first_of_tasks)
+            tasks = await self.view_apart(find_event_tasks, filter.tenant_id, filter.of_task)
+            if tasks is None:
+                return Page([], None)
+            first, task_ids = max(first, tasks.first_seq - self.max_late_events), tasks.task_ids
         if filter.task_id is not None and filter.tenant_id is not None:
             first_of_task = await self._database.read(table.first_of_task, filter.task_id, filter.tenant_id)
             first = max(first, (first_of_task or 0) - self.max_late_events)
@@ -275,7 +278,7 @@ class EventLog:
         size = 0
         while first <= last and len(events) < filter.limit and size < MAX_BYTES_READ:
             limit = min(filter.limit - len(events), _MAX_FOUND)
-            matches = await self._search(filter, first, last, limit, MAX_BYTES_READ - size)
+            matches = await self._search(filter, first, last, limit, MAX_BYTES_READ - size, task_ids)
             events += matches.events
             size += matches.size
             if filter.order == "desc":
@@ -373,8 +376,9 @@ class EventLog:
         last: int,
         limit: int = _MAX_FOUND,
         max_bytes: int = MAX_BYTES_READ,
+        task_ids: Sequence[str] | None = None,
     ) -> Matches:
-        return await self._database.read(table.search, filter, first, last, limit, max_bytes)
+        return await self._database.read(table.search, filter, first, last, limit, max_bytes, task_ids)
 
     async def knows(self, event_id: str, aggregate_id: str | None = None) -> bool:
         """Whether an event of that id is in the log and durable.

@@ -245,23 +245,31 @@ def _last_seq(block: int) -> int:
 
 
 def search(
-    session: Session, filter: EventFilter, first: int, last: int, limit: int, max_bytes: int = MAX_BYTES_READ
+    session: Session,
+    filter: EventFilter,
+    first: int,
+    last: int,
+    limit: int,
+    max_bytes: int = MAX_BYTES_READ,
+    task_ids: Sequence[str] | None = None,
 ) -> Matches:
     """Look for events from `first` to `last`, in the filter's order, a bounded way along.
 
-    It ends with the event that makes them `limit`, or their payloads `max_bytes`.
+    It ends with the event that makes them `limit`, or their payloads `max_bytes`. With `task_ids`, those of
+    the tasks of the filter, no block without an event of one of them is read.
     """
+    tasks = None if task_ids is None else _hashes(b"".join(_key_hash("task_id", name) for name in task_ids))
     down = filter.order == "desc"
     oldest = first  # the first that can be late enough
     if filter.since is not None:
         [(block,)] = session.execute(_BLOCK_SINCE, (filter.period()[0],)).fetchall()
         oldest = max(first, _first_seq(block))
-    if _unindexed_hashes(filter) or filter.timed:
+    if _unindexed_hashes(filter) or filter.timed or tasks is not None:
         if not down:
             last = min(last, _last_seq(_block_number(oldest) + _MAX_SUMMARIES - 1))
         elif (window := _first_seq(_block_number(last) - _MAX_SUMMARIES + 1)) > oldest:
             first = oldest = window
-    blocks = _blocks_with(session, filter, _block_number(oldest), _block_number(last))
+    blocks = _blocks_with(session, filter, _block_number(oldest), _block_number(last), tasks)
     events: list[Event] = []
     size = 0
     for low, high in _runs(blocks[:_MAX_BLOCKS_READ]):
@@ -368,9 +376,17 @@ def _unindexed_hashes(filter: EventFilter) -> list[bytes]:
     return [_key_hash(kind, key) for kind, key in exact if kind in KEYED and kind not in _INDEXED]
 
 
-def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -> list[int]:
+def _hashes(keys: bytes) -> frozenset[int]:
+    """The hashes of a summary, as numbers of this machine."""
+    return frozenset(memoryview(keys).cast("I"))
+
+
+def _blocks_with(
+    session: Session, filter: EventFilter, first: int, last: int, tasks: frozenset[int] | None = None
+) -> list[int]:
     """The blocks from `first` to `last` that may hold events of a filter, in the filter's order.
 
+    With `tasks`, the hashes of the ids of some tasks, those that may hold an event of one of them.
     All of them if summaries decide; else as many as a search reads, and one more.
     """
     # First, since a block may be filled meanwhile.
@@ -392,11 +408,14 @@ def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -
         conditions.append("+max_time >= :since AND +min_time <= :until")
         values["since"], values["until"] = filter.period()
     down = filter.order == "desc"
-    query = f"SELECT block, {'keys' if hashes else 'NULL'} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608
-    if not hashes:
+    by_keys = bool(hashes) or tasks is not None
+    query = f"SELECT block, {'keys' if by_keys else 'NULL'} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608
+    if not by_keys:
         query += f" ORDER BY block {'DESC' if down else 'ASC'} LIMIT {_MAX_BLOCKS_READ + 1}"
     rows = session.execute(query, values).fetchall()
     blocks = {block for block, summary in rows if summary is None or all(key in summary for key in hashes)}
+    if tasks is not None:
+        blocks &= {block for block, summary in rows if not tasks.isdisjoint(_hashes(summary))}
     return sorted(blocks | set(range(max(first, unfilled), last + 1)), reverse=down)
 
 

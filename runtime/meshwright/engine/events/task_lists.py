@@ -22,6 +22,7 @@ _MAX_PAGE = 1000
 _MAX_KNOWN = 200  # values of a field
 _AT_ONCE = 500
 _MAX_NEWEST = 1_000  # tasks, or calls, of which the values of a field are named
+_MAX_EVENT_TASKS = 2_000  # whose events are found by the summaries of blocks
 _MAX_BELOW, _MAX_LEVELS = 10_000, 50
 TaskOrder = Literal["created", "changed"]
 """The newest first: by when they were accepted, or by their last change."""
@@ -158,13 +159,26 @@ def tasks_among(session: Session, tenant_id: str, filter: TaskFilter, ids: Seque
     return matches
 
 
-def first_seq(session: Session, tenant_id: str, filter: TaskFilter) -> int | None:
-    """The `seq` of the first event of the tasks that agree with a filter; None where there are none."""
+class EventTasks(NamedTuple):
+    """Tasks whose events are looked for: the `seq` of the first one's first event, and the ids of all.
+
+    `task_ids` is None where there are more than 2,000.
+    """
+
+    first_seq: int
+    task_ids: list[str] | None
+
+
+def find_event_tasks(session: Session, tenant_id: str, filter: TaskFilter) -> EventTasks | None:
+    """The tasks that agree with a filter; None where there are none."""
     conditions, values = filter.conditions(session, tenant_id)
     tasks, conditions = _found_tasks(session, filter, conditions)
-    query = f"SELECT min(seq) FROM {tasks} WHERE {conditions}"  # noqa: S608
-    [(seq,)] = session.execute(query, values).fetchall()
-    return seq
+    query = f"SELECT seq, task_id FROM {tasks} WHERE {conditions} ORDER BY seq LIMIT {_MAX_EVENT_TASKS + 1}"  # noqa: S608
+    rows = session.execute(query, values).fetchall()
+    if not rows:
+        return None
+    task_ids = [task_id for _, task_id in rows] if len(rows) <= _MAX_EVENT_TASKS else None
+    return EventTasks(rows[0][0], task_ids)
 
 
 _INDICES_BY_TENANT = {
