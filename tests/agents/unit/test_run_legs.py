@@ -208,6 +208,72 @@ async def test_a_leg_that_sleeps_by_itself_has_its_own_results() -> None:
     assert outcome.result["said"] == "first {}, then {}!".format(*outcome.result["tickets"])
 
 
+class AtOnce(Agent):
+    """Takes the first of two results that come at once, while other legs are about to ask."""
+
+    agent_id = "at-once"
+    capabilities = (Capability("racing"),)
+    prompt_text = "x"
+    turns: int
+    begun: asyncio.Event
+    lives: list[list[str]]
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        async def say(text: str, turns: int = 0) -> str:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return (await run.complete([{"role": "user", "content": text}])).content
+
+        async def race() -> str:
+            calls = [asyncio.ensure_future(say(text)) for text in ("second", "first")]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            winner = next(call for call in calls if call.done())
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            return winner.result()
+
+        async def behind() -> str:
+            said = await say("before")
+            self.begun.set()
+            return f"{said}, {await say('behind', self.turns)}"
+
+        async def beside() -> str:
+            is_first = not self.begun.is_set()
+            await self.begun.wait()
+            return await say("beside", is_first * (self.turns - 1))
+
+        self.lives.append(results := await asyncio.gather(race(), behind(), beside()))
+        await run.sleep(seconds=0.01)
+        return {"results": results}
+
+
+class Starter(Slow):
+    """Answers two calls at once, when the code says so."""
+
+    def __init__(self, begun: asyncio.Event) -> None:
+        super().__init__()
+        self._begun = begun
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        text = request.messages[-1].text
+        if text in ("first", "second"):
+            await self._begun.wait()
+        if text == "second":
+            await asyncio.sleep(0)
+        if text == "before":
+            await asyncio.sleep(0.05)
+        return ModelReply(content=text, model="m", cost_usd=Decimal(0))
+
+
+@pytest.mark.parametrize("turns", range(5, 25, 4))
+async def test_results_at_once_are_two_results_when_they_first_come(turns: int) -> None:
+    begun, lives = asyncio.Event(), list[list[str]]()
+    agent = type("TestAtOnce", (AtOnce,), {"turns": turns, "begun": begun, "lives": lives})
+    await ended(agent, Starter(begun))
+    assert len(lives) == 2 and lives[0] == lives[1]
+
+
 class Forgetful(Tickets):
     """Gives a call up before its legs, which it does not make when it is resumed, or does not give up."""
 

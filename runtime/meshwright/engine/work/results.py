@@ -1,9 +1,10 @@
 """The order in which results reach code that the mesh does not know, the same when a run is resumed.
 
 Steps that are known by their requests are counted among equal ones in the order in which they are asked for.
-That order follows from the order in which the code got earlier results: so a resumed run hands these out one
-after another, in their recorded order, each once the code has asked for all that it asked for before. While a
-call waits for being given up once more, they come no earlier than before: the code has clocks of its own.
+That order follows from the order in which the code got earlier results: so a run hands results out one by
+one, each once the code has rested. A resumed run does so in their recorded order, each once the code has
+asked for all that it asked for before. While a call waits for being given up once more, they come no
+earlier than before: the code has clocks of its own.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class ResultOrder:
             await self._wait()
         if self.to_give_up:
             await self._pace(name)
-        if self._count and len(self._asked) == self._asks_at_last:
+        if self._count:
             self._is_resting = True
             try:
                 await self._rest()
@@ -291,18 +292,19 @@ class ResultOrder:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _rest(self) -> None:
-        """Let the code go on for some turns, or until it asks for something."""
-        count = len(self._asked)
-        loop = asyncio.get_running_loop()
+        """Let the code go on for some turns; code in threads until it rests, or has asked for something.
+
+        All of the turns, though it asks meanwhile: that may follow from a result before the last one, and
+        the code may go another way by the last one alone than by two at once.
+        """
         for _ in range(_RESTING_TURNS):
-            if len(self._asked) != count:
-                return
             await asyncio.sleep(0)
         if not self._threads:
             return
+        loop = asyncio.get_running_loop()
         began = rested = loop.time()
         seen: tuple[bytes, ...] = ()
-        while len(self._asked) == count and loop.time() < min(
+        while len(self._asked) == self._asks_at_last and loop.time() < min(
             rested + _THREAD_SECONDS, began + _MAX_THREAD_SECONDS
         ):
             await asyncio.sleep(_THREAD_SECONDS / 50)
