@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from meshwright.engine.events import table
@@ -120,6 +121,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t11")
         dead_of_agent, of_requester = TaskFilter(dead=True, agent_id="nobody"), TaskFilter(requested_by="r15")
         of_r15 = EventFilter(tenant_id="default", of_task=of_requester)
+        until_then = TaskFilter(until=datetime.fromtimestamp(0, UTC))
         by_end, by_begin = TaskFilter(task_id="3999"), TaskFilter(task_id="t399")
         looks: dict[str, Callable[[], Any]] = {
             "end of an id": lambda: list_tasks(explained, "default", by_end, 50, 2**63 - 1, "created"),
@@ -139,6 +141,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "dead letters of an agent": lambda: dead_letters(explained, "default", of_writer, 50),
             "dead letters of a capability": lambda: dead_letters(explained, "default", of_capability, 50),
             "dead letters of a thread": lambda: dead_letters(explained, "default", of_thread, 50),
+            "dead letters until then": lambda: dead_letters(explained, "default", until_then, 50),
             "dead letters below": lambda: dead_letters(explained, "default", below, 50),
             "failed of an agent": lambda: list_tasks(
                 explained, "default", dead_of_agent, 50, 2**63 - 1, "created"

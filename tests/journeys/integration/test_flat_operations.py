@@ -37,6 +37,7 @@ GROWING = {
 }
 """Reports that read what they are about, and so are not measured."""
 BOUNDED = {
+    "story": 10_000,
     "trends": 10_000,
     "flows of a tenant": 1_200,
     "costs by task": 10_000,
@@ -316,6 +317,9 @@ class Operations:
             "dead letters of an agent": get("/dead-letters", agent_id="writer"),
             "dead letters of a capability": get("/dead-letters", capability="writing"),
             "dead letters of a tenant": get("/dead-letters", "tenant3"),
+            "dead letters of a while": get("/dead-letters", since="0s"),
+            "dead letters of an agent in a while": get("/dead-letters", since="0s", agent_id="echo"),
+            "dead letters until then": get("/dead-letters", until="52w"),
             "dead letters of a thread": get("/dead-letters", thread_id="mine"),
             "dead letters below a task": get("/dead-letters", parent_task_id=tree),
             "events": get("/events", order="desc", limit="20"),
@@ -369,6 +373,8 @@ class Operations:
             "trends": get("/figures/trends"),
             "trends of a tenant": get("/figures/trends", "tenant3"),
             "flows": get("/figures/flows"),
+            "story": get("/story", since="12h"),
+            "story of a tenant": get("/story", "tenant3", since="12h"),
             "flows of a tenant": get("/figures/flows", "default"),
             "readyz": get("/readyz"),
             "trees": get("/trees"),

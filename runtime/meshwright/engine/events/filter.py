@@ -155,6 +155,11 @@ class TaskFilter(BaseModel):
         return self.waits_for is not None or self.waits_for_model is not None
 
     @property
+    def timed(self) -> bool:
+        """Whether there is a bound of time."""
+        return self.since is not None or self.until is not None
+
+    @property
     def reads_many(self) -> bool:
         """Whether rows that no index finds decide: a page with few of them reads the whole list."""
         by_index = {"status", "capability", "agent_id", "requested_by", "thread_id", "parent_task_id"}

@@ -106,6 +106,9 @@ def dead_letters(session: Session, tenant_id: str, filter: TaskFilter, limit: in
     return DeadLetterPage(items=items)
 
 
+_DEAD_INDICES = ("tasks_dead", "tasks_dead_by_agent", "tasks_dead_by_capability")
+
+
 def _counted_groups(session: Session, tenant_id: str, filter: TaskFilter) -> tuple[str, dict[str, Any]]:
     """Groups as they are counted with each change of the list, and their first and last task by an index."""
     values = {"tenant_id": session.bindable(tenant_id)}
@@ -134,6 +137,8 @@ def _grouped_tasks(session: Session, tenant_id: str, filter: TaskFilter) -> tupl
     """Groups of the tasks that agree with a filter, from their rows."""
     conditions, values = filter.conditions(session, tenant_id)
     tasks, conditions = _found_tasks(session, filter, conditions)
+    if filter.timed and filter.index in _DEAD_INDICES:
+        tasks = session.by_index("tasks", "tasks_dead_by_change")
     query = (
         "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
         "(PARTITION BY agent_id, error ORDER BY completed_at DESC, seq DESC) AS place "

@@ -74,8 +74,8 @@ def story(target: Target, since: str, as_json: bool) -> None:
     """Tell what happened since a time, such as last night.
 
     It says what was away, waited or failed, who answered, and what it cost. Each line ends in the command
-    that lists its rows. No model writes it. At most 1,000 events of a type and 20,000 tasks are read, the
-    newest; the end says where there was more.
+    that lists its rows. No model writes it. At most 1,000 events of a type and 10,000 failed tasks are read,
+    the newest; the end says where there was more.
     """
 
     async def ask(mesh: Connection) -> tuple[Document, str]:

@@ -84,9 +84,9 @@ class FiguresOperations:
     async def story(self, caller: Caller, since: str = "12h") -> Story:
         """Tell what went away and came back, what waited, what failed by cause, who answered, what it cost.
 
-        `since` is a time ago such as `12h`, or an RFC 3339 time. At most 1,000 events of a type and 20,000 tasks
-        that ended are read, the newest; `cut` names those of which there was more.
-        """  # noqa: E501
+        `since` is a time ago such as `12h`, or an RFC 3339 time. At most 1,000 events of a type and 10,000
+        failed tasks are read, the newest; `cut` names those of which there was more.
+        """
         now = self._mesh.runtime.clock.now()
         return await read_story(self._mesh.log, visible_tenant(caller), parse_since(since, now), now)
 

@@ -17,12 +17,13 @@ from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
 from meshwright.engine.events.event_types import LossNoticed, StoreEmptied
 from meshwright.engine.events.filter import MAX_LIMIT, EventFilter
 from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.task_lists import tenants_in
 from meshwright.engine.work.people import WAITED_FOR
 from meshwright.kit import Session
 from meshwright.money.costs import CostQuery, sum_costs
 from meshwright.parts.figures.records import Story, StoryKind, StoryLine
 
-_MAX_ENDED = 20_000
+_MAX_FAILED = 10_000
 _MAX_LINES = 500
 _LEFT_ALONE = ("deployment.cooled_down", "deployment.refused")
 _BACK, _CUT_OFF, _CONNECTED = "deployment.recovered", "edge.disconnected", "edge.connected"
@@ -31,14 +32,11 @@ _WAITING, _ANSWERED, _BROKE_OFF = "task.waiting", "wait.ended", "work.broke_off"
 _TYPES = (*_LEFT_ALONE, _BACK, _CUT_OFF, _CONNECTED, *_LOST, _WAITING, _ANSWERED, _BROKE_OFF)
 _FAILED = (
     "SELECT coalesce(agent_id, ''), coalesce(error, ''), status, count(*), min(completed_at), "
-    "max(completed_at), (SELECT count(*) FROM ({0}) AS counted) FROM ({0}) AS ended "
-    "WHERE status IN ('failed', 'timed_out') GROUP BY 1, 2, 3 ORDER BY 5, 1, 2, 3 LIMIT :lines"
+    "max(completed_at), sum(count(*)) OVER () FROM (SELECT agent_id, error, status, completed_at FROM {} "
+    "WHERE tenant_id IN ({}) AND status IN ('failed', 'timed_out') AND completed_at >= :since "
+    "ORDER BY completed_at DESC LIMIT :limit) AS ended GROUP BY 1, 2, 3 ORDER BY 5, 1, 2, 3 LIMIT :lines"
 )
 _ENDS = {"failed": "failed", "timed_out": "timed out"}
-_ENDED = (
-    "SELECT agent_id, error, status, completed_at FROM tasks "
-    "WHERE completed_at >= :since{} ORDER BY completed_at DESC LIMIT :limit"
-)
 
 
 class _Rows(NamedTuple):
@@ -51,7 +49,8 @@ class _Rows(NamedTuple):
 async def read_story(log: EventLog, tenant_id: str | None, since: datetime, until: datetime) -> Story:
     """Tell what happened since a time, for a tenant or for all. Raises StoreFailed.
 
-    At most 1,000 events of a kind and 20,000 tasks are read, the newest: `cut` names what there was more of.
+    At most 1,000 events of a kind and 10,000 failed tasks are read, the newest: `cut` names what there was
+    more of.
     """
     rows = {event_type: await _read(log, tenant_id, event_type, since) for event_type in _TYPES}
     failed, is_cut = await log.view_apart(_read_failed, tenant_id, since.timestamp())
@@ -79,12 +78,13 @@ async def _read(log: EventLog, tenant_id: str | None, event_type: str, since: da
 
 
 def _read_failed(session: Session, tenant_id: str | None, since: float) -> tuple[list[StoryLine], bool]:
-    """The tasks that failed, by agent and error: the index of ends has them since a time."""
-    values: dict[str, Any] = {"since": since, "limit": _MAX_ENDED, "lines": _MAX_LINES}
-    of_tenant = ""
-    if tenant_id is not None:
-        of_tenant, values["tenant_id"] = " AND tenant_id = :tenant_id", session.bindable(tenant_id)
-    rows = session.execute(_FAILED.format(_ENDED.format(of_tenant)), values).fetchall()
+    """The tasks that failed since a time, by agent and error, and whether earlier ones were left out."""
+    tenants = tenants_in(session, "tasks") if tenant_id is None else [session.bindable(tenant_id)]
+    of_tenants = {f"tenant{place}": name for place, name in enumerate(tenants)}
+    listed = ", ".join(f":{name}" for name in of_tenants) or "NULL"
+    failed = _FAILED.format(session.by_index("tasks", "tasks_dead_by_end"), listed)
+    values: dict[str, Any] = {"since": since, "limit": _MAX_FAILED, "lines": _MAX_LINES, **of_tenants}
+    rows = session.execute(failed, values).fetchall()
     lines = [
         StoryLine(
             kind="failed",
@@ -96,7 +96,7 @@ def _read_failed(session: Session, tenant_id: str | None, since: float) -> tuple
         )
         for agent_id, error, status, count, first, last, _ in rows
     ]
-    return lines, bool(rows) and rows[0][6] >= _MAX_ENDED
+    return lines, bool(rows) and int(rows[0][6]) >= _MAX_FAILED
 
 
 def _deployments(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
