@@ -182,7 +182,7 @@ class TrialBroker:
         how = "Publishing ended" if client.has_given_up else "It was away at the end,"
         notes = {
             f"It redelivers under new packet ids: {_BY_KEY}": renumbers,
-            "It has no shared subscriptions: mesh up --store dapr is slow on it (docs/dapr.md)": (
+            "It has no shared subscriptions: mesh up --store dapr needs --bus redis (docs/dapr.md)": (
                 seen["shared subscriptions"] == "no"
             ),
             f"It lost a session {sessions_lost} times, and {lost} messages that it had acknowledged": (
