@@ -62,10 +62,12 @@ class Recipe:
     """The servers end after so long, whatever becomes of the runner."""
     prove: str = ""
     """Options of `mesh prove`."""
+    models: str = ""
+    """The address of a model server, for `mesh models test` with `mesh.toml` of `files`."""
     tests: Sequence[str] = ()
     """Arguments of pytest; the tests must pass, and none be skipped."""
     env: dict[str, str] = field(default_factory=dict)
-    """The environment of the tests."""
+    """The environment of what is run."""
     tier: str = "bronze"
     """The tier of tests that pass: silver if they kill and cut. `mesh prove` says its own."""
     refused: str = ""
@@ -76,12 +78,13 @@ class Recipe:
     @property
     def is_run(self) -> bool:
         """Whether anything is run against it; else it is reported only."""
-        return bool(self.prove or self.tests)
+        return bool(self.prove or self.models or self.tests)
 
     @property
     def digest(self) -> str:
         """The SHA-256 of all fields that a run rests on."""
-        fields = {name: value for name, value in vars(self).items() if name not in TEXTS}
+        texts = TEXTS if self.models else TEXTS | {"models"}  # which earlier recipes lack
+        fields = {name: value for name, value in vars(self).items() if name not in texts}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,12 +112,12 @@ def read_recipes() -> list[Recipe]:
 
 
 def _find_problem(recipe: Recipe) -> str:
-    if recipe.prove and recipe.tests:
-        return "prove and tests exclude one another: write two recipes"
+    if sum(map(bool, (recipe.prove, recipe.models, recipe.tests))) > 1:
+        return "prove, models and tests exclude one another: write two recipes"
     if recipe.is_run and not recipe.shows:
         return "shows is missing: a command whose output has the version"
     if not recipe.is_run and not recipe.differs:
-        return "Nothing is run and nothing reported: prove, tests or differs"
+        return "Nothing is run and nothing reported: prove, models, tests or differs"
     if recipe.tier not in RANKS:
         return f"tier {recipe.tier!r} is none of {', '.join(RANKS)}"
     return ""

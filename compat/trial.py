@@ -51,7 +51,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
         for command, port in zip(recipe.start, ports, strict=False):
             servers.enter_context(_server(recipe, _words(command, names), data, port))
         try:
-            run = _prove if recipe.prove else _test
+            run = _prove if recipe.prove else _call_models if recipe.models else _test
             outcome = run(recipe, names, Path(folder))
         except subprocess.TimeoutExpired as error:
             raise RecipeFailed(f"{recipe.id}: {error}") from error
@@ -180,7 +180,7 @@ def _prove(recipe: Recipe, names: Mapping[str, str], folder: Path) -> dict[str, 
         for port in ("port", "port2"):
             line = line.replace(names[port], "PORT")
         return {"tier": "refused", "run": said, "figures": {}, "differs": [line]}
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1) or not done.stdout:
         raise RecipeFailed(f"{recipe.id}: mesh prove ended with {done.returncode}: {done.stderr[-2000:]}")
     report = json.loads(done.stdout)
     faults, figures, broker = report["faults"], report["figures"], report.get("broker") or {}
@@ -207,6 +207,37 @@ def _prove(recipe: Recipe, names: Mapping[str, str], folder: Path) -> dict[str, 
         "seed": report["settings"]["seed"],
         "meshwright": report["digest"],
         "differs": [*broker.get("notes", []), *report["complaints"]],
+    }
+
+
+def _call_models(recipe: Recipe, names: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    env = {"LITELLM_API_KEY": "none"} | {
+        name: Template(value).safe_substitute(names)
+        for name, value in {"LITELLM_BASE_URL": recipe.models, **recipe.env}.items()
+    }
+    done = subprocess.run(
+        [str(BIN / "mesh"), "models", "test", "--model", "default", "--json", "--data", str(folder / "mesh")],
+        cwd=names["data"],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=recipe.life_seconds,
+    )
+    if done.returncode not in (0, 1) or not done.stdout:
+        raise RecipeFailed(
+            f"{recipe.id}: mesh models test ended with {done.returncode}: {done.stderr[-2000:]}"
+        )
+    [result] = json.loads(done.stdout)
+    differs = [
+        f"{one['name']}: {one['behaviour']}. {one['remedy']}" for one in result["findings"] if one["remedy"]
+    ]
+    if not result["ok"]:
+        differs.append(result["error"]["message"])
+    return {
+        "tier": "bronze" if result["ok"] else "broke",
+        "run": "mesh models test --model default",
+        "figures": {"things tried": len(result["findings"])},
+        "differs": differs,
     }
 
 

@@ -8,6 +8,7 @@ another mesh goes on.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -49,6 +50,8 @@ EXAMPLES = (
     "agent_framework_shop",
     "google_adk_shop",
 )
+if "FRAMEWORK_SHOP" in os.environ:  # a recipe's, whose framework FRAMEWORK_PYTHON has
+    EXAMPLES = ("own_shop",)
 ELSEWHERE = (("pydantic_ai_shop", "postgres"), ("langgraph_shop", "dapr"))
 """On the other stores, in CI."""
 _SOAK = pytest.mark.soak("the same on SQLite; the turns and claims of each store have tests of their own")

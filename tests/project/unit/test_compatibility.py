@@ -79,6 +79,7 @@ def test_a_result_older_than_its_recipe_is_marked() -> None:
         ("name = 'a'\nversion = '1'", "Nothing is run"),
         ("name = 'a'\nversion = '1'\nprove = '--minutes 1'", "shows is missing"),
         ("name = 'a'\nversion = '1'\ntests = ['b']\nprove = 'c'", "exclude one another"),
+        ("name = 'a'\nversion = '1'\nmodels = 'b'\nprove = 'c'", "exclude one another"),
         ("name = 'a'\nversion = '1'\ntests = ['b']\nshows = 'c'\ntier = 'iron'", "'iron' is none of"),
         ("name = 'a'\nversion = '1'\nstarts = ['b']", "starts"),
     ],

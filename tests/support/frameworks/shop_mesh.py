@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ PRICE = '{"input": "10", "output": "20"}'
 
 def python_of_frameworks() -> str:
     """The Python that has the agent frameworks; skips where they are not installed."""
+    if own := os.environ.get("FRAMEWORK_PYTHON"):
+        return own
     where = subprocess.run(
         [sys.executable, HERE / "install", "--where"], capture_output=True, text=True, check=False
     )
@@ -131,7 +134,8 @@ class ShopMesh(FrameworksMesh):
     def __init__(
         self, example: str, store: str, folder: Path, url: Address | None, provider: TextProvider
     ) -> None:
-        self.example = EXAMPLES / f"{example}.py"
+        own = os.environ.get("FRAMEWORK_SHOP")
+        self.example = Path(own) if own else EXAMPLES / f"{example}.py"
         is_durability = example == "pydantic_ai_durability"
         super().__init__(
             store, folder, url, provider, HERE / ("durable_shops.py" if is_durability else "shops.py")
