@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import Conflict
-from tests.support.missing_agents import DROPPED, Project, questions
+from tests.support.missing_agents import DROPPED, GATE, Project, questions
 from tests.support.postgres import Address, Location
 from tests.support.running_mesh import mesh
 
@@ -37,10 +37,12 @@ async def test_nothing_is_lost_while_agents_are_missing(project: Project) -> Non
         await running.client.answer(asked[kid], "red")
         assert (await running.client.outcome(kid)).text == "red"
         ending = await mesh("cancel", cancelled, "--url", running.url)
-        assert (
-            "cancelling: the task ends once its agent gate, which is not loaded here, is back" in ending.err
-        )
-        with pytest.raises(Conflict, match="is being cancelled"):
+        assert "cancelled" in ending.out and not ending.err, ending
+        assert (await running.client.outcome(cancelled)).status == "cancelled"
+        assert asked[cancelled].id not in [question.id for question in await running.client.inbox()]
+        view = await running.client.task(cancelled)
+        assert (view.status, view.waits) == ("cancelled", ())
+        with pytest.raises(Conflict, match="does not wait for that any more"):
             await running.client.answer(asked[cancelled], {"approve": True})
         told = await mesh("approve", asked[approved].id, "--url", running.url)
         assert told.status == 0 and "once its agent gate is loaded" in told.out, told
@@ -48,7 +50,7 @@ async def test_nothing_is_lost_while_agents_are_missing(project: Project) -> Non
             await running.client.answer(asked[approved], {"approve": False})
         await running.kill()
     async with project.up() as running:
-        await running.errors.until("agent gate is not loaded here; 2 open tasks wait for it: ")
+        await running.errors.until("agent gate is not loaded here; 1 open task waits for it: ")
     assert (await project.verify())[0] == 0
 
     project.bring_back()
@@ -70,10 +72,37 @@ async def test_a_cancel_ends_what_a_task_of_a_missing_agent_has_delegated(projec
     async with project.up() as running:
         await running.client.cancel(boss)
         assert (await running.client.outcome(kid)).status == "cancelled"
-        assert (await running.client.task(boss)).outcome is None
+        assert (await running.client.outcome(boss)).status == "cancelled"
+        assert (await running.get("/status")).body["missing"] == []
     project.bring_back()
     async with project.up() as running:
         assert (await running.client.outcome(boss)).status == "cancelled"
+
+
+async def test_a_task_that_was_cut_off_is_cancelled_while_its_agent_is_missing(project: Project) -> None:
+    slow = (
+        "print('begun', file=sys.stderr, flush=True)\n        await asyncio.sleep(60)\n        return await"
+    )
+    code = GATE.replace("return await", slow).replace("import os", "import asyncio\nimport os\nimport sys")
+    (project.actors / "gate.py").write_text(code)
+    async with project.up() as running:
+        cut = (await running.client.submit("gate", "v1")).task_id
+        await running.errors.until("begun")
+        await running.kill()
+    project.take_away("gate")
+    async with project.up() as running:
+        await running.errors.until("agent gate is not loaded here; 1 open task waits for it: ")
+        assert (await running.client.cancel(cut)).status == "cancelled"
+        assert (await running.client.outcome(cut)).error.message == "cancelled on request"
+        assert (await running.get("/status")).body["missing"] == []
+    project.bring_back()
+    async with project.up() as running:
+        await running.client.submit("kid", "Go.")
+        assert (await running.client.task(cut)).status == "cancelled"
+        assert (await running.client.retry(cut)).task_id == cut
+        await running.errors.until("begun")
+    assert not project.deployed.exists()
+    assert (await project.verify())[0] == 0
 
 
 async def test_a_front_without_an_agent_serves_the_tasks_of_one_beside_it(

@@ -400,7 +400,8 @@ class Cancel(Struct):
     """End a task before its time; for a thread, the attempt of that number, which may still be to come.
 
     `parent_key` is the wait that a task above has given up: if another waits for the task by now it goes on,
-    and if that wait is still to come it is answered at once.
+    and if that wait is still to come it is answered at once. `is_absent` says that no process has the agent:
+    the task does not wait for it.
     """
 
     task_id: str
@@ -409,6 +410,7 @@ class Cancel(Struct):
     attempt: int | None = None
     capability: str = ""
     parent_key: str = ""
+    is_absent: bool = False
 
 
 Begin = Literal["journal", "start"]

@@ -137,7 +137,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     @turn
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
-        """End the task before its time; the outcome comes when its agent has let go."""
+        """End the task before its time: when its agent has let go, and at once where that is absent."""
         if cancel.parent_key and not self._is_waited_for(cancel.parent_key):
             self.state.withdrawn = (*self.state.withdrawn, cancel.parent_key)[-_MAX_WITHDRAWN:]
             return
@@ -149,7 +149,11 @@ class Orchestrator(Actor[TaskRecord]):
             return
         self.state.cancelling = True
         self._publish(turn, TaskCancelling(reason=cancel.reason))
-        self._cancel(turn, attempt, cancel.reason)
+        if cancel.is_absent:
+            self._leave(turn, attempt, cancel.reason)
+            self._end(turn, self._cancelled(turn, cancel.reason))
+        else:
+            self._cancel(turn, attempt, cancel.reason)
 
     @turn
     def repeat_end(self, turn: Turn) -> None:
@@ -204,8 +208,7 @@ class Orchestrator(Actor[TaskRecord]):
             return
         agent_id = attempt.agent_id if attempt else ORCHESTRATOR
         if attempt is not None:
-            self._cancel(turn, attempt, "the task's deadline passed")
-            attempt.ended_at, attempt.cost_usd = turn.now, None  # it has not said what it spent
+            self._leave(turn, attempt, "the task's deadline passed")
         message = (
             f"The task had no outcome by its deadline, {self.state.task.deadline_at}. Raise the deadline of "
             "the task, of its agent, or deadline_seconds in [agents] of mesh.toml"
@@ -387,6 +390,11 @@ class Orchestrator(Actor[TaskRecord]):
             capability=self.task.capability,
         )
         turn.send(self._thread(attempt), "cancel", cancel)
+
+    def _leave(self, turn: Turn, attempt: Attempt, reason: str) -> None:
+        """Cancel an attempt, and do not wait for its end: it has not said what it spent."""
+        self._cancel(turn, attempt, reason)
+        attempt.ended_at, attempt.cost_usd = turn.now, None
 
     def _failure(self, turn: Turn, agent_id: str, error_type: str, message: str) -> Outcome:
         return Outcome(

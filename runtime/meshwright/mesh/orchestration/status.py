@@ -35,6 +35,7 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.timers import Duty
 from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.work import AgentThread, Cancel
+from meshwright.engine.work.protocol import TaskKey
 from meshwright.engine.work.record import read_entry, read_task
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.acceptance import Admission
@@ -68,6 +69,7 @@ class MissingAgents:
         self._named: set[str] = set()
         self._named_before: set[str] = set()  # by an earlier process
         self._suspects: set[str] = set()
+        self._cancelled: dict[str, set[tuple[str, str]]] = {}  # tasks of suspects, with their tenants
         self._looking = Duty(mesh.runtime.clock, CHECK_SECONDS, self._look, "missing agents")
 
     async def start(self) -> None:
@@ -107,21 +109,36 @@ class MissingAgents:
             )
         runtime.register_remote(ActorKind.from_class(AgentThread, type=thread.type))
 
-    async def held_cancels(self, task_id: str, tenant_id: str) -> list[Cancel]:
-        """The cancels that threads of missing agents pass on only once they are back, below a task."""
-        if not await self.for_tenant(tenant_id):
-            return []
-        cancels, below = list[Cancel](), [task_id]
+    async def cancel(self, task_id: str, tenant_id: str) -> None:
+        """Ask for a task to end, and for those below it that no thread would tell."""
+        for cancel in await self._cancels(task_id, tenant_id):
+            await self._runtime.call(TaskKey(tenant_id, cancel.task_id).ref, "cancel", cancel)
+
+    async def _cancels(self, task_id: str, tenant_id: str) -> list[Cancel]:
+        """The cancels that end a task, and those below it that no thread would tell.
+
+        A task whose agent has been named as missing ends by itself. If its agent may still make itself known,
+        it ends once that is named.
+        """
+        if not (missing := {agent.agent_id for agent in await self.for_tenant(tenant_id)}):
+            return [Cancel(task_id=task_id)]
+        cancels, below = list[Cancel](), [(task_id, "", True)]
         while below:
+            current, parent_key, is_told_here = below.pop()
+            agent_id, waits = "", ()
             with suppress(NotFound):  # it is on its way to its actor: it has delegated nothing yet
-                record, task = await read_task(self._runtime, below.pop(), tenant_id)
+                record, task = await read_task(self._runtime, current, tenant_id)
                 entry = await read_entry(self._runtime, record, task)
-                for wait in entry.waits if entry is not None else ():
-                    if (child := wait.child_task_id) is None:
-                        continue
-                    below.append(child)
-                    if self.is_missing(record.attempts[-1].agent_id):
-                        cancels.append(Cancel(task_id=child, parent_key=wait.wait_id))
+                agent_id = record.attempts[-1].agent_id if record.attempts else ""
+                waits = entry.waits if entry is not None else ()
+            if is_told_here or agent_id in missing:
+                is_absent = agent_id in missing & self._named
+                cancels.append(Cancel(task_id=current, parent_key=parent_key, is_absent=is_absent))
+            if agent_id in missing - self._named:
+                self._cancelled.setdefault(agent_id, set()).add((current, tenant_id))
+            below += [
+                (child, wait.wait_id, agent_id in missing) for wait in waits if (child := wait.child_task_id)
+            ]
         return cancels
 
     async def _now(self, tenant_id: str | None = None) -> Mapping[str, MissingAgent]:
@@ -146,7 +163,10 @@ class MissingAgents:
             if agent_id in self._suspects and agent_id not in self._named:
                 self._record(AGENT_MISSING, agent)
                 self._named.add(agent_id)
+                for task_id, tenant_id in self._cancelled.pop(agent_id, ()):
+                    await self.cancel(task_id, tenant_id)
         self._suspects = {*missing}
+        self._cancelled = {name: tasks for name, tasks in self._cancelled.items() if name in missing}
         for agent_id in [name for name in self._named | self._named_before if not self.is_missing(name)]:
             returned = await self._mesh.log.view(missing_agents, None, [agent_id])
             self._record(AGENT_RETURNED, *(returned or [MissingAgent(agent_id=agent_id, tasks=0)]))

@@ -40,7 +40,7 @@ from meshwright.engine.events.answers import (
 )
 from meshwright.engine.events.audit import Audit, hashed
 from meshwright.engine.events.inbox import Inbox
-from meshwright.engine.work import Answer, Cancel
+from meshwright.engine.work import Answer
 from meshwright.engine.work.people import HIDDEN, asks_person
 from meshwright.engine.work.protocol import Accept, Begin, HoldReminder, Retry, TaskKey, Wait
 from meshwright.engine.work.record import (
@@ -221,13 +221,14 @@ class Tasks:
     async def cancel(
         self, task_id: str, tenant_id: str = "default", *, caller: Caller | None = None
     ) -> TaskView:
-        """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
+        """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound.
+
+        It ends at once if its agent is known to be missing.
+        """
         await read_task(self._runtime, task_id, tenant_id)
         caller = caller or Caller(tenant_id=tenant_id)
-        cancels = [Cancel(task_id=task_id), *await self._missing.held_cancels(task_id, tenant_id)]
         async with self._audit.change(caller, "task.cancelled", f"tasks/{task_id}"):
-            for cancel in cancels:
-                await self._runtime.call(TaskKey(tenant_id, cancel.task_id).ref, "cancel", cancel)
+            await self._missing.cancel(task_id, tenant_id)
         return await self.task(task_id, tenant_id)
 
     async def cancel_plan(self, task_id: str, tenant_id: str = "default") -> CancelPlan:
