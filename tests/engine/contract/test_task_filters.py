@@ -1,11 +1,12 @@
 """Tasks, events and costs are found by the same fields of tasks, on each database."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
@@ -223,6 +224,37 @@ async def test_events_are_found_by_fields_of_their_tasks(store: LogOnFile) -> No
     await store.write([dispatched("d", "light blue")])
     assert [event.task_id for event in await waiting] == ["d"]
     await tail.aclose()
+
+
+@pytest.mark.parametrize("many", [0, 1_100])
+async def test_tasks_changed_since_a_time_are_found_behind_full_blocks(store: LogOnFile, many: int) -> None:
+    """Some by their names, and many in the order of the list."""
+    numbers = iter(range(1_000_000))
+
+    async def write(*events: Event) -> datetime:
+        """A block of others' events, and these behind them; returns the time of these."""
+        await store.write([event(next(numbers)) for _ in range(BLOCK_EVENTS)])
+        time = START + timedelta(seconds=next(numbers))
+        await store.write([replace(one, time=time) for one in events])
+        return time
+
+    await write(dispatched("old"), dispatched("a"))
+    await write(dispatched("b"))
+    since = await write(dispatched("c"), ended("a"))
+    others = [dispatched(f"x{number}", agent_id="other") for number in range(many)]
+    await write(*others, dispatched("d"))
+
+    async def found(order: TaskOrder, **fields: Any) -> list[str]:
+        tasks = (await store.log.tasks(tenant_id="default", agent_id="writer", order=order, **fields)).items
+        return [task.task_id for task in tasks]
+
+    assert await found("created", since=since) == ["d", "c", "a"]
+    assert await found("changed", since=since) == ["d", "a", "c"]
+    assert await found("created", since=since + timedelta(seconds=1)) == ["d"]
+    assert await found("created", since=START - timedelta(days=1)) == ["d", "c", "b", "a", "old"]
+    assert await found("created", since=START + timedelta(days=1)) == []
+    page = await store.log.dead_letters(tenant_id="default", since=since)
+    assert page.items == ()
 
 
 async def test_events_of_tasks_are_found_in_each_block_that_has_one(store: LogOnFile) -> None:

@@ -121,6 +121,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t11")
         dead_of_agent, of_requester = TaskFilter(dead=True, agent_id="nobody"), TaskFilter(requested_by="r15")
         of_r15 = EventFilter(tenant_id="default", of_task=of_requester)
+        since_then = TaskFilter(since=datetime.fromtimestamp(1e9, UTC))
         until_then = TaskFilter(until=datetime.fromtimestamp(0, UTC))
         by_end, by_begin = TaskFilter(task_id="3999"), TaskFilter(task_id="t399")
         looks: dict[str, Callable[[], Any]] = {
@@ -149,6 +150,13 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "tasks of a thread": lambda: find_event_tasks(explained, "default", of_thread),
             "tasks below": lambda: find_event_tasks(explained, "default", below),
             "changed": lambda: list_tasks(explained, "default", long, 10, 2**63 - 1, "changed"),
+            "changed of an agent": lambda: list_tasks(
+                explained, "default", of_nobody, 50, 2**63 - 1, "changed"
+            ),
+            "a while": lambda: list_tasks(explained, "default", since_then, 50, 2**63 - 1, "created"),
+            "changed in a while": lambda: list_tasks(
+                explained, "default", since_then, 50, 2**63 - 1, "changed"
+            ),
             "trends": lambda: read_trends(explained, "default", 0.0),
             "tree": lambda: task_tree(explained, "default", "t11"),
             "tasks to prune": lambda: last_ended(explained, -1.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,6 +104,10 @@ class TaskFilter(BaseModel):
             if (bound := getattr(self, name)) is not None:
                 values[name] = seconds(bound)
                 conditions.append(f"updated_at {compared} :{name}")
+        if self.since is not None and tenant_id is not None:
+            of_changed, changed_values = _changed_condition(session, values)
+            conditions += of_changed
+            values |= changed_values
         return " AND ".join([*conditions, *self._state_conditions()]) or "1 = 1", values
 
     def _state_conditions(self) -> Iterator[str]:
@@ -218,6 +222,34 @@ def _id_condition(session: Session, part: str) -> tuple[str, dict[str, Any]]:
             return f"tasks.seq IN ({fitting})", values
         values = {"task_id": part}
     return f"(substr(task_id, 1, length(:task_id)) = :task_id OR {end})", values
+
+
+_BLOCK_BITS = 11  # of the number of an event within its block
+_BLOCKS_SINCE = (
+    "SELECT min(block), (SELECT min(block) FROM event_blocks WHERE max_time >= ?), max(block) + 1 "
+    "FROM event_blocks"
+)
+
+
+def _changed_condition(session: Session, values: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Returns conditions of the tasks that may have changed since a time: a bound, and which they are if few.
+
+    The last change of each came with an event: no block of events that ends before the time has it. Of events
+    that are pruned no block says so, hence no condition where none ends before the time.
+    """
+    [(oldest, late, unfilled)] = session.execute(_BLOCKS_SINCE, (values["since"],)).fetchall()
+    first = unfilled if late is None else late
+    if first is None or first == oldest:
+        return [], {}
+    in_blocks = "tasks.last_seq >= :first_change"
+    tasks = session.by_index("tasks", "tasks_by_change")
+    changed = f"SELECT seq FROM {tasks} WHERE tenant_id = :tenant_id AND last_seq >= :first_change"  # noqa: S608
+    bound = {"first_change": first << _BLOCK_BITS}
+    count = f"SELECT count(*) FROM ({changed} LIMIT {_MAX_OF_PART + 1}) AS first"  # noqa: S608
+    own = {"tenant_id": values["tenant_id"], **bound}
+    if session.execute(count, own).fetchone()[0] > _MAX_OF_PART:
+        return [in_blocks], bound
+    return [in_blocks, f"tasks.seq IN ({changed})"], bound
 
 
 NAME_OF_CALL = (

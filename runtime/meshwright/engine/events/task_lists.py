@@ -36,7 +36,10 @@ def list_tasks(
     # First, since texts may be indexed meanwhile.
     unindexed = 0 if filter.text is None else count_unindexed(session, tenant_id)
     conditions, values = filter.conditions(session, tenant_id)
-    place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
+    place = "last_seq" if order == "changed" else "seq"
+    index = filter.index
+    if order == "changed" and index is not None and not _are_few(session, index, values):
+        index = "tasks_by_change"
     condition, newest = f"{place} < :before AND {conditions}", f"ORDER BY {place} DESC LIMIT :limit"
     if filter.thread_id is not None:
         index, condition = None, _thread_condition(session, condition, newest, order)
@@ -45,6 +48,31 @@ def list_tasks(
     items = tuple(map(task_summary, rows[:limit]))
     page = TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
     return page if filter.text is None else _with_matches(session, page, filter.text, unindexed)
+
+
+_MAX_SORTED = 1_000  # tasks; the order of more is that of an index
+_DEAD = "status IN ('failed', 'timed_out')"
+_OF_INDEX = {
+    "tasks_by_agent": "tenant_id = :tenant_id AND agent_id = :agent_id",
+    "tasks_by_capability": "tenant_id = :tenant_id AND capability = :capability",
+    "tasks_by_parent": "parent_task_id = :parent_task_id",
+    "tasks_by_requester": "tenant_id = :tenant_id AND requested_by = :requested_by",
+    "tasks_by_status": "tenant_id = :tenant_id AND status = :status AND status <> 'succeeded'",
+    "tasks_dead": f"tenant_id = :tenant_id AND {_DEAD}",
+    "tasks_dead_by_agent": f"tenant_id = :tenant_id AND agent_id = :agent_id AND {_DEAD}",
+    "tasks_dead_by_capability": f"tenant_id = :tenant_id AND capability = :capability AND {_DEAD}",
+    "tasks_open": "completed_at IS NULL",
+}
+"""The tasks that an index finds for a filter, where those may be few."""
+
+
+def _are_few(session: Session, index: str, values: dict[str, Any]) -> bool:
+    """Whether an index finds so few tasks for a filter that they are sorted rather than read in order."""
+    if (condition := _OF_INDEX.get(index)) is None:
+        return False
+    some = f"SELECT 1 FROM {session.by_index('tasks', index)} WHERE {condition} LIMIT {_MAX_SORTED + 1}"  # noqa: S608
+    own = {name: value for name, value in values.items() if f":{name}" in condition}
+    return session.execute(f"SELECT count(*) FROM ({some}) AS first", own).fetchone()[0] <= _MAX_SORTED  # noqa: S608
 
 
 def _with_matches(session: Session, page: TaskPage, text: str, unindexed: int) -> TaskPage:
