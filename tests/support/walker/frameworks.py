@@ -17,7 +17,7 @@ import openai
 from meshwright import Run
 from meshwright.core.errors import HostError, ToolFailed
 from tests.support.walker.asks import SAY
-from tests.support.walker.programs import Op, Request
+from tests.support.walker.programs import SHIELD, Op, Request
 from tests.support.walker.world import World
 
 GAVE_UP = "gave it up"
@@ -58,9 +58,15 @@ class Legs:
         self._openai: Any = run.openai() if op.way == "openai" else None
         self._http: Any = httpx2.AsyncClient(transport=run.transport("httpx2")) if op.way == "http" else None
         self._transport = run.transport() if op.way == "threads" else None
+        self._shielded: list[asyncio.Future[Any]] = []
 
     async def results(self) -> list[_Results]:
-        """What each leg has got."""
+        """What each leg has got, once what it left to itself has ended too."""
+        results = await self._results()
+        await asyncio.gather(*self._shielded)
+        return results
+
+    async def _results(self) -> list[_Results]:
         legs = [(Leg(f"{self._op.name}.{at}"), ops) for at, ops in enumerate(self._op.branches)]
         match self._op.way:
             case "own":
@@ -77,7 +83,10 @@ class Legs:
 
     async def _all(self, leg: Leg, ops: Sequence[Op]) -> _Results:
         for at, op in enumerate(ops):
-            leg.results.append(await self._do(leg, f"{leg.place}.{at}", op))
+            if op.way == SHIELD and ops[at + 1 :] and ops[at + 1].kind in ("say", "tool"):
+                leg.results.append(await self._shield(leg, f"{leg.place}.{at}", op))
+            else:
+                leg.results.append(await self._do(leg, f"{leg.place}.{at}", op))
         return leg.results
 
     async def _do(self, leg: Leg, place: str, op: Op) -> Any:
@@ -116,6 +125,20 @@ class Legs:
                 return await self._all(leg, op.branches[0])
         except TimeoutError:
             return GAVE_UP
+
+    async def _shield(self, leg: Leg, place: str, op: Op) -> Any:
+        """The results in time, else none: what was asked for goes on, and its results come to nobody.
+
+        The leg asks for something right behind it, else no journal knew that it did not wait.
+        """
+        inner = leg.inner(f"{place}s")  # it is not within the place, which ends before
+        work = asyncio.ensure_future(self._all(inner, op.branches[0]))
+        self._shielded.append(work)
+        try:
+            async with asyncio.timeout(op.seconds * self._world.pace + _TIE_SECONDS):
+                return self._heard(place, await asyncio.shield(work))
+        except TimeoutError:
+            return self._heard(place, GAVE_UP)
 
     async def _hedge(self, legs: Sequence[Leg], op: Op) -> Any:
         """The result of the first that has one; the others are given up."""

@@ -37,6 +37,9 @@ _LEG_WEIGHTS = (30, 30, 12, 10, 10, 4, 3, 2)
 _LEG_WAYS = ("openai", "http", "complete", "own", "threads")
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _SESSION_WAYS = ("goes on", "anew")
+SHIELDING_WAYS = ("openai", "http", "complete")
+SHIELD = "shield"
+"""The way of a timeout whose call goes on beside what its leg does then."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class Op:
                 words = " ".join(filter(None, (self.kind, self.name, self.way)))
                 return f"{words} [{' | '.join(text_of(branch) for branch in self.branches)}]"
             case "timed":
-                return f"within {self.seconds:g} s [{text_of(self.branches[0])}]"
+                words = " ".join(filter(None, (self.way, f"within {self.seconds:g} s")))
+                return f"{words} [{text_of(self.branches[0])}]"
             case "session":
                 dies = f", dies {self.seconds:g} times" if self.seconds else ""
                 rounds = " / ".join(", ".join(map(str, calls)) for calls in self.rounds)
@@ -173,6 +177,7 @@ class Generator:
 
     def __init__(self, seed: int | str) -> None:
         self._chance = random.Random(f"program {seed}")
+        self._shields = random.Random(f"shields {seed}")
         self._jobs: dict[str, Job] = {}
         self._depths: dict[str, int] = {}
         self._names = 0
@@ -267,7 +272,13 @@ class Generator:
                     if is_thread
                     else self._leg(way, shared, chance.choice((1, 2)), inner=True)
                 )
-                return Op("timed", seconds=chance.choice(_PAUSES), branches=(ops,))
+                is_shielded = way in SHIELDING_WAYS and self._shields.random() < 0.4
+                return Op(
+                    "timed",
+                    way=SHIELD if is_shielded else "",
+                    seconds=chance.choice(_PAUSES),
+                    branches=(ops,),
+                )
             case "hedge":
                 branches = [self._leg(way, shared, chance.choice((1, 1, 2)), inner=True) for _ in range(2)]
                 return Op("hedge", branches=tuple(branches))

@@ -21,7 +21,7 @@ from tests.support.walker.database import connect
 from tests.support.walker.history import History, Plan, Retried
 from tests.support.walker.mesh import MemoryMesh, WalkedMesh
 from tests.support.walker.people import People
-from tests.support.walker.programs import ROOT, agent_names, all_ops, edited
+from tests.support.walker.programs import ROOT, SHIELD, agent_names, all_ops, edited
 from tests.support.walker.simulation import SimulatedLoop, simulate
 from tests.support.walker.threads import SimulatedThreads
 from tests.support.walker.world import World
@@ -223,7 +223,7 @@ class Walk:
     def _disturb(self, *, goes_on: bool = False) -> None:
         """Note that code is cut off. Each of its legs may have asked, where no record says what it did."""
         ops = [op for job in self._world.program.values() for op in all_ops(job.ops)]
-        legs = sum(len(op.branches) for op in ops if op.kind in ("legs", "hedge"))
+        legs = sum(len(op.branches) for op in ops if op.kind in ("legs", "hedge") or op.way == SHIELD)
         asked = self._world.asks.disturb(goes_on=goes_on)
         self._world.calls_beside += max(asked, (legs - 1) * max(1, self._open_tasks))
 
