@@ -71,6 +71,7 @@ class FakeChats:
         app.router.add_post("/slack/chat.postMessage", self._slack)
         app.router.add_post("/slack/assistant.threads.setStatus", self._slack_status)
         app.router.add_get("/slack/conversations.replies", self._slack_replies)
+        app.router.add_get("/slack/conversations.history", self._slack_history)
         app.router.add_post("/slack/apps.connections.open", self._slack_open)
         app.router.add_get("/slack/link", self._slack_link)
         app.router.add_post("/whatsapp/{number}/messages", self._whatsapp)
@@ -166,6 +167,13 @@ class FakeChats:
             for post in self.posts
             if (post.get("channel"), post.get("thread_ts")) == (request.query["channel"], request.query["ts"])
         ]
+        return web.json_response({"ok": True, "messages": messages})
+
+    async def _slack_history(self, request: web.Request) -> web.Response:
+        assert request.query["include_all_metadata"] == "true" and float(request.query["oldest"]) > 0
+        self.looked += 1
+        own = [post for post in self.posts if post.get("channel") == request.query["channel"]]
+        messages = [{"text": post["text"], "metadata": post["metadata"]} for post in own]
         return web.json_response({"ok": True, "messages": messages})
 
     async def _slack_open(self, request: web.Request) -> web.Response:

@@ -107,3 +107,21 @@ class ReplyUnsent(Payload, type="reply.dropped reply.delayed"):
 MQTT_EVENTS = (EdgeConnected, EdgeDisconnected, EdgeLimited, BrokerSessionLost, EdgeRefused, EdgeDropped)
 WEBHOOK_EVENTS = (WebhookReceived, WebhookFailed, BoardChanged)
 REPLY_EVENTS = (ReplyUnsent,)
+
+
+class StoryPosted(Payload, type="story.posted"):
+    """The message of the morning is in its channel: the story of the time between, in so many lines."""
+
+    channel: str
+    since: datetime
+    until: datetime
+    lines: int
+
+
+class StoryUnposted(Payload, type="story.unposted"):
+    """The chat will not take the message of the morning, which is left out."""
+
+    channel: str
+    since: datetime
+    until: datetime
+    reason: str

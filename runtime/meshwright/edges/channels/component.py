@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshwright.agents.agent import Agent, AgentTypes
@@ -11,12 +12,14 @@ from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, ToolFailed
 from meshwright.core.settings import Settings
 from meshwright.edges.channels.chats import ChatChannel, HttpChat, WhatsAppChat
+from meshwright.edges.channels.morning import Mornings
 from meshwright.edges.channels.relay import ChannelReceiver, ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
 from meshwright.edges.channels.sockets import MattermostChat, MattermostSocket, SlackChat, SlackSocket
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
 from meshwright.mesh.components import Check, Component
+from meshwright.mesh.identity.settings import OidcSettings
 from meshwright.mesh.mesh import Mesh
 from meshwright.tools import FileTools, GitTools, ToolContext, Toolset, WebTools, tool
 
@@ -62,6 +65,16 @@ class Channels(Component):
                 if isinstance(channel.chat, MattermostChat):
                     self._sockets[channel.name] = MattermostSocket(self._receiver, channel, channel.chat)
             self.parts += self._sockets.values()
+            if any(channel.settings.morning for channel in self._channels.values()):
+                self.parts.append(self._mornings())
+
+    def _mornings(self) -> Mornings:
+        from meshwright.parts.figures.story import read_story
+        from meshwright.parts.page.settings import PageSettings
+
+        settings = self.mesh.settings
+        url = settings[PageSettings].url or settings[OidcSettings].url or ""
+        return Mornings(self.mesh, self._channels, partial(read_story, self.mesh.log), url.rstrip("/"))
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -46,6 +47,26 @@ class PersonaSettings(Table):
     def _has_no_placeholder(cls, value: str) -> str:
         if any(mark in value for mark in ("{{", "{%", "{#")):
             raise ValueError("{{, {% and {# are placeholders of prompts: leave them out")
+        return value
+
+
+class MorningSettings(Table):
+    """[channels.NAME.morning]: a message each day with what happened in its tenant since the last."""
+
+    at: Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    """The time of day, as 07:30."""
+    zone: str = Field(default="UTC", max_length=64)
+    """The time zone of `at` and of the times in the message, such as Europe/Berlin."""
+    to: _Line
+    """The conversation: the id of a channel in Slack or Mattermost, the `thread_id` in http."""
+
+    @field_validator("zone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"there is no time zone {value!r}: name one like Europe/Berlin") from None
         return value
 
 
@@ -96,6 +117,8 @@ class ChannelSettings(SigningTable):
     """The message after a person was asked who does not answer in the chat."""
     typing: bool = True
     """Whether the chat shows that the agent is at work on a message."""
+    morning: MorningSettings | None = None
+    """A message each day with what happened."""
     timeout: float | None = Field(default=None, gt=0, le=86_400)
     """Seconds that a step of an answer may take; default: that of the agent."""
     deadline: float | None = Field(default=None, gt=0, le=604_800)
@@ -110,6 +133,8 @@ class ChannelSettings(SigningTable):
         missing = [name for name in _NEEDED[self.kind] if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a channel of the kind {self.kind} needs {', '.join(missing)}")
+        if self.kind == "whatsapp" and self.morning is not None:
+            raise ValueError("WhatsApp takes no message that answers none: use another kind for morning")
         if self.kind == "slack" and self.secret is None and self.app_token is None:
             raise ValueError("a channel of the kind slack needs an app_token, or a secret for its webhook")
         return self

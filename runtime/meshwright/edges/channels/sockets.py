@@ -120,7 +120,10 @@ class MattermostChat:
         """Post it into the thread, unless one with its id in the props is there."""
         where = message.channel_metadata
         if again:
-            thread = await self.call("GET", f"/posts/{where['root_id']}/thread")
+            root_id = where.get("root_id")
+            posts = f"/posts/{root_id}/thread" if root_id else f"/channels/{where['channel_id']}/posts?since="
+            since = int((time.time() - _CAUGHT_UP_SECONDS) * 1000)
+            thread = await self.call("GET", posts if root_id else f"{posts}{since}")
             if any((post.get("props") or {}).get(_REPLY) == message.id for post in thread["posts"].values()):
                 return
         props = {_REPLY: message.id}
@@ -273,7 +276,7 @@ class SlackChat:
                 return
         body = {
             "channel": where["channel"],
-            "thread_ts": where["thread_ts"],
+            **({"thread_ts": where["thread_ts"]} if "thread_ts" in where else {}),
             "text": _escaped(message.content[:_MAX_CHARS]),
             "unfurl_links": False,  # a preview would fetch whatever address the model names
             "unfurl_media": False,
@@ -289,10 +292,13 @@ class SlackChat:
 
     async def _has(self, message: ChannelMessage) -> bool:
         where, cursor = message.channel_metadata, ""
+        since = int(time.time() - _CAUGHT_UP_SECONDS)
         for _ in range(10):
-            params = {"channel": where["channel"], "ts": where["thread_ts"], "include_all_metadata": "true"}
+            params = {"channel": where["channel"], "include_all_metadata": "true"}
+            params |= {"ts": where["thread_ts"]} if "thread_ts" in where else {"oldest": str(since)}
             params |= {"cursor": cursor} if cursor else {}
-            page = await self._call("GET", "conversations.replies", params=params)
+            method = "conversations.replies" if "thread_ts" in where else "conversations.history"
+            page = await self._call("GET", method, params=params)
             for reply in page.get("messages", ()):
                 if reply.get("metadata", {}).get("event_payload", {}).get("id") == message.id:
                     return True

@@ -33,7 +33,7 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.acceptance import FINAL
 from meshwright.mesh.orchestration.tasks import Tasks
 
-__all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
+__all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "takes_over", "until_answered"]
 
 _logger = logging.getLogger("meshwright.edges.replies")
 _MAX_AGE = timedelta(days=1)  # of an outcome that may still be sent
@@ -170,11 +170,7 @@ class _SenderLane:
 
     async def _look(self) -> None:
         """Send while no other process does."""
-        progress, own = await self.progress(), self._mesh.runtime.incarnation
-        owns = progress.owner == own
-        if not owns and (not progress.owner or await self._mesh.runtime.has_expired(progress.owner)):
-            owns = await self._write(table.own, own, progress.owner)
-        if not owns:
+        if not await takes_over(self._mesh, self._key, await self.progress()):
             await self._close()
         elif not self._sending:
             await self._open()
@@ -422,6 +418,17 @@ class _SenderLane:
 
 def _stored(address: Address) -> StoredAddress:
     return address.model_dump(mode="json")
+
+
+async def takes_over(mesh: Mesh, key: SenderKey, progress: Progress) -> bool:
+    """Whether this process sends for a sender: it does already, or none that is there does."""
+    runtime, owner = mesh.runtime, progress.owner
+    if owner == runtime.incarnation:
+        return True
+    if owner and not await runtime.has_expired(owner):
+        return False
+    own = partial(mesh.database.write, table.own, key, runtime.incarnation, owner)
+    return await until_answered(own)
 
 
 async def until_answered(

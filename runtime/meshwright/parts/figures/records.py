@@ -244,6 +244,8 @@ class StoryLine(View, kw_only=True):
     """It in words, without contents of tasks."""
     command: str
     """The command that lists its rows."""
+    view: str = ""
+    """The view of the page that lists them: what follows `#/` in its address."""
 
 
 class Story(View, kw_only=True):

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
@@ -36,6 +37,7 @@ _FAILED = (
     "WHERE tenant_id IN ({}) AND status IN ('failed', 'timed_out') AND completed_at >= :since "
     "ORDER BY completed_at DESC LIMIT :limit) AS ended GROUP BY 1, 2, 3 ORDER BY 5, 1, 2, 3 LIMIT :lines"
 )
+_OPTIONS = {"agent_id": "agent", "event_type": "type"}  # of commands, where they differ from filters
 _ENDS = {"failed": "failed", "timed_out": "timed out"}
 
 
@@ -92,7 +94,7 @@ def _read_failed(session: Session, tenant_id: str | None, since: float) -> tuple
             last=_time(last),
             count=count,
             text=f"{_count(count, 'task')} of {agent_id or 'no agent'} {_ENDS[status]}: {error or '?'}",
-            command=_command("tasks", since, status=status, error=error, agent=agent_id),
+            **_rows("tasks", since, status=status, error=error, agent_id=agent_id),
         )
         for agent_id, error, status, count, first, last, _ in rows
     ]
@@ -131,7 +133,7 @@ def _brokers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
 def _absence(events: Sequence[Event], back: datetime | None, words: tuple[str, str]) -> StoryLine:
     """The line of what these events say went away, in the words for still and for no longer away."""
     first, last = min(events, key=_at), max(events, key=_at)
-    line = _line("away", [first, last], words[0], _command("events", _at(first), type=first.event_type))
+    line = _line("away", [first, last], words[0], _rows("events", _at(first), event_type=first.event_type))
     is_back = back is not None and back >= last.time
     changes = {"last": back, "text": f"{words[1]}, and is back"} if is_back else {}
     return replace(line, count=len(events), **changes)
@@ -143,7 +145,7 @@ def _losses(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
             lost = LossNoticed.read(event) or StoreEmptied.read(event)
             words = "came back older" if isinstance(lost, LossNoticed) else "came back empty"
             yield _line(
-                "lost", [event], f"The store {words}", _command("events", _at(event), type=event_type)
+                "lost", [event], f"The store {words}", _rows("events", _at(event), event_type=event_type)
             )
 
 
@@ -157,14 +159,14 @@ def _waits(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
     for kind, some in waits.items():
         tasks = len({event.task_id for event in some})
         text = f"{_count(tasks, 'task')} waited for {WAITED_FOR[kind]}"
-        yield _line("waited", some, text, _command("events", _at(some[0]), type=_WAITING), tasks)
+        yield _line("waited", some, text, _rows("events", _at(some[0]), event_type=_WAITING), tasks)
 
 
 def _broken_off(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
     some = [event for event in events[_BROKE_OFF] if WorkBrokeOff.read(event) is not None]
     if some:
         text = f"{_count(len(some), 'run')} broke off, as its process ended"
-        yield _line("broke off", some, text, _command("events", _at(some[0]), type=_BROKE_OFF))
+        yield _line("broke off", some, text, _rows("events", _at(some[0]), event_type=_BROKE_OFF))
 
 
 def _answers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
@@ -177,16 +179,14 @@ def _answers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
     for (name, how), some in answers.items():
         questions = _count(len(some), "question")
         text = f"{name} {how} {questions}" if name else f"{questions} {how} without an answer"
-        yield _line("answered", some, text, _command("events", _at(some[0]), type=_ANSWERED))
+        yield _line("answered", some, text, _rows("events", _at(some[0]), event_type=_ANSWERED))
 
 
 def _line(
-    kind: StoryKind, events: Sequence[Event], text: str, command: str, count: int | None = None
+    kind: StoryKind, events: Sequence[Event], text: str, rows: dict[str, str], count: int | None = None
 ) -> StoryLine:
     number = len(events) if count is None else count
-    return StoryLine(
-        kind=kind, first=events[0].time, last=events[-1].time, count=number, text=text, command=command
-    )
+    return StoryLine(kind=kind, first=events[0].time, last=events[-1].time, count=number, text=text, **rows)
 
 
 def _at(event: Event) -> float:
@@ -197,10 +197,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _command(noun: str, since: float, **filters: str) -> str:
-    """The command that lists the rows of a line."""
-    options = [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in filters.items() if value]
-    return " ".join(["mesh", noun, *options, f"--since {_time(since):%Y-%m-%dT%H:%M:%SZ}"])
+def _rows(noun: str, since: float, **filters: str) -> dict[str, str]:
+    """The command and the view of the page that list the rows of a line."""
+    given = {name: value for name, value in filters.items() if value}
+    begin = f"{_time(since):%Y-%m-%dT%H:%M:%SZ}"
+    options = [f"--{_OPTIONS.get(name, name)} {shlex.quote(value)}" for name, value in given.items()]
+    command = " ".join(["mesh", noun, *options, f"--since {begin}"])
+    return {"command": command, "view": f"{noun}?{urlencode({**given, 'since': begin})}"}
 
 
 def _time(seconds: float) -> datetime:
