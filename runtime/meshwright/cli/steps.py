@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.console import output
-from meshwright.console.output import document, for_terminal, labelled
+from meshwright.console.output import answer_text, document, for_terminal, labelled
 from meshwright.core import display
 from meshwright.core.display import (
     Column,
@@ -305,9 +305,18 @@ def _safe_name(name: str, number: int) -> str:
 
 
 def task_page(
-    mesh: Connection, view: TaskView, *, as_json: bool, scores: bool = False, more: Sequence[_Line] = ()
+    mesh: Connection,
+    view: TaskView,
+    *,
+    as_json: bool,
+    raw: bool = False,
+    scores: bool = False,
+    more: Sequence[_Line] = (),
 ) -> str:
-    """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice."""
+    """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice.
+
+    Its answer is drawn if it is Markdown, unless `raw`.
+    """
     fields = document(view)
     if as_json:
         return json.dumps(fields, ensure_ascii=False, indent=2)
@@ -319,7 +328,7 @@ def task_page(
         rows.append(("again", f"mesh retry {view.task_id}{mesh.options}"))
     text = view.outcome.answer if view.outcome else ""
     page = labelled(row for row in rows if row[1])
-    return "\n".join([page, *(["", for_terminal(text)] if text else [])])
+    return "\n".join([page, *(["", answer_text(for_terminal(text), raw=raw)] if text else [])])
 
 
 async def task_bounds(mesh: Connection, view: TaskView) -> list[_Line]:

@@ -38,6 +38,7 @@ from meshwright.console.options import (
     limit_options,
     mesh_options,
     quiet_option,
+    raw_option,
     task_budget_options,
     time_options,
 )
@@ -133,6 +134,7 @@ _repository_option = click.option(
 @task_budget_options
 @time_options
 @quiet_option
+@raw_option
 @json_option
 @mesh_options
 @trust_option
@@ -142,6 +144,7 @@ def ask(
     agent_id: str | None,
     text: str,
     quiet: bool,
+    raw: bool,
     as_json: bool,
     estimate: bool,
     after: str | None,
@@ -150,9 +153,9 @@ def ask(
     """Ask an agent, follow its progress, print the answer.
 
     TEXT is the request; - reads it from stdin. With --capability the best agent for it is asked.
-    Progress goes to stderr, only the answer to stdout. Uses a running mesh if there is one; otherwise the
-    command runs a mesh of its own. If a person is asked and there is no terminal, it says how to answer, and
-    ends with status 1.
+    Progress goes to stderr, only the answer to stdout; a terminal draws Markdown. Uses a running mesh if
+    there is one; otherwise the command runs a mesh of its own. If a person is asked and there is no terminal,
+    it says how to answer, and ends with status 1.
     """
     from meshwright.console.timeline import print_answer, watch
 
@@ -165,7 +168,7 @@ def ask(
 
     with output.answer_alone():
         outcome = talk(target, ask_it, need="work", begins=True)
-    return print_answer(outcome, as_json=as_json)
+    return print_answer(outcome, as_json=as_json, raw=raw)
 
 
 async def _submit(
@@ -219,6 +222,7 @@ async def with_names(mesh: Connection, agent_id: str, error: NotFound) -> NotFou
 @task_budget_options
 @time_options
 @quiet_option
+@raw_option
 @json_option
 @mesh_options
 @trust_option
@@ -229,6 +233,7 @@ def submit(
     text: str,
     wait: bool,
     quiet: bool,
+    raw: bool,
     as_json: bool,
     estimate: bool,
     after: str | None,
@@ -262,7 +267,7 @@ def submit(
     with output.answer_alone():
         result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
-        return print_answer(result, as_json=as_json)
+        return print_answer(result, as_json=as_json, raw=raw)
     click.echo(json.dumps(result) if as_json else result["task_id"])
     return 0
 
@@ -348,6 +353,7 @@ _attempt_option = click.option(
     help="Print it with its steps and all that it delegated as one page or document; secrets are redacted.",
 )
 @follow_option
+@raw_option
 @json_option
 @mesh_options
 def show(
@@ -359,6 +365,7 @@ def show(
     folder: Path | None,
     export: str | None,
     follow: bool,
+    raw: bool,
     as_json: bool,
 ) -> int:
     """Show one task with its attempts and outcome.
@@ -381,7 +388,7 @@ def show(
                 mesh.require_running()
             return await watch(mesh, view.task_id, quiet=False, stays=True)
 
-        return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
+        return print_answer(talk(target, follow_it, need="state"), as_json=as_json, raw=raw)
 
     async def show_it(mesh: Connection) -> None:
         whole = await whole_id(mesh, task_id)
@@ -395,7 +402,7 @@ def show(
         else:
             view = await mesh.client.task(whole)
             more = () if as_json else await task_bounds(mesh, view)
-            click.echo(task_page(mesh, view, as_json=as_json, scores=scores, more=more))
+            click.echo(task_page(mesh, view, as_json=as_json, raw=raw, scores=scores, more=more))
 
     talk(target, show_it, need="state")
     return 0

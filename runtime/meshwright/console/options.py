@@ -243,6 +243,9 @@ data_option = click.option(
     callback=_remember_data,
     help="The folder of the mesh's data (default: data_dir of mesh.toml, else .mesh).",
 )
+raw_option = click.option(
+    "--raw", is_flag=True, help="Print the answer as it was written: a terminal draws Markdown."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 since_option = click.option(
     "--since", type=Since(), help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."

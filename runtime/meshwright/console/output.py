@@ -52,6 +52,17 @@ def for_terminal(text: str) -> str:
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
+def answer_text(text: str, *, raw: bool = False) -> str:
+    """An answer: Markdown is drawn at a terminal, unless it is to be `raw`; elsewhere the text as it is."""
+    if not sys.stdout.isatty():
+        return text
+    if raw or not is_screen():
+        return for_terminal(text)
+    from meshwright.console.markdown import rendered  # 6 ms, and few commands print an answer
+
+    return rendered(text, shutil.get_terminal_size().columns)
+
+
 def styled(text: str, **style: Any) -> str:
     """The text in colours; as it is where NO_COLOR is set."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)

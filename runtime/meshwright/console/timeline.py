@@ -19,7 +19,15 @@ import click
 
 from meshwright.client import Client
 from meshwright.console.connect import Connection
-from meshwright.console.output import Line, TypedLines, document, for_terminal, styled, timeline_line
+from meshwright.console.output import (
+    Line,
+    TypedLines,
+    answer_text,
+    document,
+    for_terminal,
+    styled,
+    timeline_line,
+)
 from meshwright.console.questions import parse_answer, question_lines
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
@@ -450,10 +458,12 @@ def _doing(event: Document) -> str:
     return _DOING.get(event["event_type"], _WORKING)
 
 
-def print_answer(outcome: Document, *, as_json: bool = False, printed_text: str = "") -> int:
+def print_answer(
+    outcome: Document, *, as_json: bool = False, raw: bool = False, printed_text: str = ""
+) -> int:
     """Print the answer, or the outcome as JSON; returns the exit status that says how it went.
 
-    An answer that is `printed_text` already is left out.
+    An answer that is `printed_text` already is left out; one in Markdown is drawn, unless `raw`.
     """
     result = outcome.get("result") or {}
     is_text = not result or "text" in result
@@ -461,7 +471,7 @@ def print_answer(outcome: Document, *, as_json: bool = False, printed_text: str 
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False))
     elif text and text.strip() != printed_text.strip():
-        click.echo(for_terminal(text) if sys.stdout.isatty() else text)
+        click.echo(answer_text(text, raw=raw or not is_text))
     if not outcome["success"] and not as_json:
         error = outcome.get("error")
         why = f": {' '.join(_why(error).split())}" if error else ""
