@@ -211,6 +211,38 @@ async def test_client_that_knows_neither_gets_the_id_and_asks_with_tools(tmp_pat
         assert (await api.client.outcome(other)).status == "cancelled"
 
 
+async def test_a_claimed_question_is_answered_anyway_alone(tmp_path: Path) -> None:
+    async with (
+        http_mesh(tmp_path, *MCP_AGENTS, mcp_server={"wait_seconds": 0}, admin_token=ADMIN) as api,
+        MeshClient(api.url, ADMIN) as admin,
+    ):
+        named = {"name": "ada", "roles": ["admin"]}
+        key = (await api.call("POST", "/keys", json=named, headers={"Authorization": f"Bearer {ADMIN}"}))[1][
+            "key"
+        ]
+        async with connected(api.url, key) as client:
+            text = await text_of(client, "confirm_delete", filename="a.txt")
+            task_id = text.split()[1]
+            while "Delete a.txt?" not in text:
+                text = await text_of(client, "mesh_get_task", task_id=task_id)
+            [question] = await admin.inbox()
+            await admin.claim(question)
+            answer = {"task_id": task_id, "text": '{"confirm": true}'}
+            refused = await client.call_tool("mesh_answer_task", answer)
+            assert isinstance(refused, types.CallToolResult) and refused.is_error
+            assert "is looking" in refused.content[0].model_dump()["text"]
+            text = await text_of(client, "mesh_answer_task", **answer, anyway=True)
+            while text != "deleted":
+                text = await text_of(client, "mesh_get_task", task_id=task_id)
+
+
+async def text_of(client: Any, name: str, **arguments: Any) -> str:
+    """The text that a tool returns, which is no error."""
+    result = await client.call_tool(name, arguments)
+    assert isinstance(result, types.CallToolResult) and not result.is_error, result
+    return str(result.content[0].model_dump()["text"])
+
+
 async def test_call_reports_progress_while_it_waits(api: Api) -> None:
     async with connected(api.url) as client:
         messages: list[str] = []

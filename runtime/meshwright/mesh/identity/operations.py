@@ -381,11 +381,12 @@ class Operations(Acting):
         return shown(view, self.caller)
 
     @operation(ANSWER_TASK)
-    async def reply(self, task_id: str, text: str, *, key: str = "") -> TaskView:
+    async def reply(self, task_id: str, text: str, *, key: str = "", anyway: bool = False) -> TaskView:
         """Give a task that waits an answer as text: to the question of that key, else to the oldest.
 
-        The text is the answer, or JSON where the question's `answer_schema` is of other values.
-        Raises what `answer` raises, and Conflict for a task that waits for nobody.
+        The text is the answer, or JSON where the question's `answer_schema` is of other values. With `anyway`
+        it counts although another caller has claimed the question. Raises what `answer` raises, and Conflict
+        for a task that waits for nobody.
         """
         view = await self.task_seen(SEE_TASK, task_id)
         waits = [wait for wait in view.waits if wait.kind == "person" and key in ("", wait.wait_id)]
@@ -393,7 +394,7 @@ class Operations(Acting):
             raise Conflict(f"Task {task_id} waits for no answer", field="key")
         wait = min(waits, key=lambda wait: wait.since or view.created_at, default=None)
         value = parse_reply(wait.answer_schema if wait else None, text)
-        return await self.answer(task_id, wait.wait_id if wait else key, value)
+        return await self.answer(task_id, wait.wait_id if wait else key, value, anyway=anyway)
 
     @operation(
         REVEAL_QUESTION,

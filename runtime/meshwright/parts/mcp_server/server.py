@@ -95,6 +95,10 @@ _FOLLOW_UPS = {
                     "description": "The answer: text, or JSON where the question says so.",
                 },
                 "key": {"type": "string", "description": "The key of the question, where there are several."},
+                "anyway": {
+                    "type": "boolean",
+                    "description": "Answer it although somebody else is looking at it: ask your user first.",
+                },
             },
             ["text"],
         ),
@@ -270,7 +274,10 @@ class MeshServer:
             return types.CallToolResult(content=[types.TextContent(text=text)])
         if name == "mesh_answer_task":
             await operations.reply(
-                view.task_id, str(arguments.get("text", "")), key=str(arguments.get("key") or "")
+                view.task_id,
+                str(arguments.get("text", "")),
+                key=str(arguments.get("key") or ""),
+                anyway=arguments.get("anyway") is True,
             )
         return await self._result(ctx, view.task_id)
 
