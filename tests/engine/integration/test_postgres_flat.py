@@ -16,6 +16,7 @@ from meshwright.engine.events.task_lists import (
     dead_letters,
     ended_tasks,
     find_event_tasks,
+    known_values,
     list_tasks,
     subject_tasks,
     tenants_in,
@@ -122,6 +123,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         dead_of_agent, of_requester = TaskFilter(dead=True, agent_id="nobody"), TaskFilter(requested_by="r15")
         of_r15 = EventFilter(tenant_id="default", of_task=of_requester)
         since_then = TaskFilter(since=datetime.fromtimestamp(1e9, UTC))
+        of_error, of_tag = TaskFilter(error="Nothing"), TaskFilter(tag="nothing")
         until_then = TaskFilter(until=datetime.fromtimestamp(0, UTC))
         by_end, by_begin = TaskFilter(task_id="3999"), TaskFilter(task_id="t399")
         looks: dict[str, Callable[[], Any]] = {
@@ -157,6 +159,9 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "changed in a while": lambda: list_tasks(
                 explained, "default", since_then, 50, 2**63 - 1, "changed"
             ),
+            "error": lambda: list_tasks(explained, "default", of_error, 50, 2**63 - 1, "created"),
+            "known error": lambda: known_values(explained, "default", "error", "Nothing"),
+            "tag": lambda: list_tasks(explained, "default", of_tag, 50, 2**63 - 1, "created"),
             "trends": lambda: read_trends(explained, "default", 0.0),
             "tree": lambda: task_tree(explained, "default", "t11"),
             "tasks to prune": lambda: last_ended(explained, -1.0),

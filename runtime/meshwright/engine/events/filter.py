@@ -83,7 +83,9 @@ class TaskFilter(BaseModel):
             conditions.append(of_id)
             values |= id_values
         of_call, call_values = self.call_condition(session, "made")
-        if of_call:
+        if of_call and tenant_id is not None and not _was_called(session, of_call, values, call_values):
+            conditions.append("1 = 0")
+        elif of_call:
             conditions.append(
                 "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
                 f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
@@ -167,7 +169,7 @@ class TaskFilter(BaseModel):
     def reads_many(self) -> bool:
         """Whether rows that no index finds decide: a page with few of them reads the whole list."""
         by_index = {"status", "capability", "agent_id", "requested_by", "thread_id", "parent_task_id"}
-        return bool(self.model_fields_set - by_index - {"dead", "open"})
+        return bool(self.model_fields_set - by_index - {"dead", "open", "error"})
 
     @property
     def index(self) -> str | None:
@@ -176,6 +178,8 @@ class TaskFilter(BaseModel):
             return None
         if self.parent_task_id is not None:
             return "tasks_by_parent"
+        if self.error is not None:
+            return "tasks_by_error" if self.agent_id is None else "tasks_by_agent_error"
         if self._is_dead and (self.agent_id or self.capability) is not None:
             return "tasks_dead_by_agent" if self.agent_id is not None else "tasks_dead_by_capability"
         if self.status not in (None, "succeeded"):
@@ -222,6 +226,14 @@ def _id_condition(session: Session, part: str) -> tuple[str, dict[str, Any]]:
             return f"tasks.seq IN ({fitting})", values
         values = {"task_id": part}
     return f"(substr(task_id, 1, length(:task_id)) = :task_id OR {end})", values
+
+
+def _was_called(
+    session: Session, condition: str, values: Mapping[str, Any], call_values: Mapping[str, Any]
+) -> bool:
+    """Whether a call of a tenant agrees with a condition, by the sums of hours."""
+    hours = f"SELECT 1 FROM call_hours AS made WHERE tenant_id = :tenant_id AND {condition} LIMIT 1"  # noqa: S608
+    return bool(session.execute(hours, {"tenant_id": values["tenant_id"], **call_values}).fetchall())
 
 
 _BLOCK_BITS = 11  # of the number of an event within its block

@@ -55,6 +55,8 @@ _DEAD = "status IN ('failed', 'timed_out')"
 _OF_INDEX = {
     "tasks_by_agent": "tenant_id = :tenant_id AND agent_id = :agent_id",
     "tasks_by_capability": "tenant_id = :tenant_id AND capability = :capability",
+    "tasks_by_agent_error": "tenant_id = :tenant_id AND agent_id = :agent_id AND error = :error",
+    "tasks_by_error": "tenant_id = :tenant_id AND error = :error",
     "tasks_by_parent": "parent_task_id = :parent_task_id",
     "tasks_by_requester": "tenant_id = :tenant_id AND requested_by = :requested_by",
     "tasks_by_status": "tenant_id = :tenant_id AND status = :status AND status <> 'succeeded'",
@@ -218,6 +220,7 @@ _INDICES_BY_TENANT = {
     "agent_id": "tasks_by_agent",
     "capability": "tasks_by_capability",
     "requested_by": "tasks_by_requester",
+    "error": "tasks_by_error",
 }
 
 
