@@ -32,6 +32,9 @@ async def test_nothing_is_lost_while_agents_are_missing(project: Project) -> Non
         await running.errors.until("agent gate is not loaded here; 2 open tasks wait for it: ")
         missing = (await running.get("/status")).body["missing"]
         assert [(agent["agent_id"], agent["tasks"]) for agent in missing] == [("boss", 1), ("gate", 2)]
+        figures = (await running.get("/figures")).body["agents"]
+        states = {agent["agent_id"]: agent["state"] for agent in figures}
+        assert states == {"boss": "not loaded", "gate": "not loaded", "kid": "well"}
         shown = await mesh("status", "--url", running.url)
         assert f"agent boss is not loaded here; 1 open task waits for it: {boss}" in shown.out
         await running.client.answer(asked[kid], "red")

@@ -213,7 +213,7 @@ class FiguresReader:
             recent = () if history is None else history.recent
             yield AgentFigures(
                 agent_id=name,
-                state=_state(recent, waits_for[name]),
+                state=_state(recent, waits_for[name], is_missing=bool(workers) and not slots),
                 waiting=waiting,
                 running=states.get((name, "running"), (0, None))[0],
                 parked=states.get((name, "parked"), (0, None))[0],
@@ -318,8 +318,10 @@ def _tenant_values(session: Session, tenant_id: str | None) -> dict[str, Any]:
     return {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
 
 
-def _state(recent: Sequence[RecentAttempt], waits_for: Collection[str]) -> str:
+def _state(recent: Sequence[RecentAttempt], waits_for: Collection[str], *, is_missing: bool) -> str:
     """Whether an agent is well, or why its tasks do not succeed."""
+    if is_missing:
+        return "not loaded"
     if "provider" in waits_for:
         return "blocked: no model"
     if "money" in waits_for:

@@ -17,10 +17,11 @@ class AgentFigures(View):
     `slots` are those of all workers that are there. `success` is the share of the last 20 attempts that
     succeeded, without cancelled ones; `p50_seconds` and `p90_seconds` are of the work of the last 50. `rate`
     is attempts ended a minute, in the last five; only a caller of all tenants sees it. Figures of no attempt
-    are None. `state` is `well`, or why its tasks do not succeed: `blocked: no model` or `no money` where some
-    wait for that, `failing: 12 of 12` where all of the last 20 attempts failed, of which there are three and
-    more. `stuck` counts the running attempts over twice the p90. The cost is of the calls since midnight
-    UTC, of which `unpriced` have no known price; it is None where the figures lack costs.
+    are None. `state` is `well`, or why its tasks do not succeed: `not loaded` where no worker has it,
+    `blocked: no model` or `no money` where some wait for that, `failing: 12 of 12` where all of the last 20
+    attempts failed, of which there are three and more. `stuck` counts the running attempts over twice the
+    p90. The cost is of the calls since midnight UTC, of which `unpriced` have no known price; it is None
+    where the figures lack costs.
     """
 
     agent_id: str
