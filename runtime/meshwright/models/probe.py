@@ -80,6 +80,7 @@ class _Probe:
         self.kind = ""
         self.latency_ms = 0.0
         self.takes_tools = True
+        self._tool_choice = "required"
         self.replies: list[ModelReply] = []
         self.findings: list[ModelFinding] = []
 
@@ -148,7 +149,7 @@ class _Probe:
     async def _try_tool(self) -> None:
         request = self._request(_ONE_CITY, tools=(_TOOL,), tool_choice="required")
         try:
-            reply = await self._call(request, [])
+            request, reply = await self._call_with_tool(request)
         except Unsupported as refusal:
             self.takes_tools = False
             self._add("tool", refusal.message, "Nothing: agents describe their tools in the system message")
@@ -169,6 +170,20 @@ class _Probe:
         if names:
             self._add("wanted back", f"{', '.join(names)}: sent back, and taken")
 
+    async def _call_with_tool(self, request: ModelRequest) -> tuple[ModelRequest, ModelReply]:
+        """Call with a tool that must be called; with one that may be, where the server refuses the choice."""
+        try:
+            return request, await self._call(request, [])
+        except Unsupported:
+            raise
+        except ModelRefused as refusal:
+            self._tool_choice = "auto"
+            request = request.model_copy(update={"tool_choice": "auto"})
+            reply = await self._call(request, [])
+            remedy = "structure: prompted, not tool, in the prompts of agents that answer in a shape"
+            self._add("tool choice", f"`required` is refused: {refusal.message}", remedy)
+            return request, reply
+
     async def _explain_missing_call(self, request: ModelRequest, reply: ModelReply) -> None:
         """Tell a stream that loses calls from a model that makes none."""
         if reply.finish_reason == "length":
@@ -185,7 +200,7 @@ class _Probe:
         self._add("tool", "ignored: a reply that must call it is text", remedy)
 
     async def _try_calls_at_once(self) -> None:
-        request = self._request(_TWO_CITIES, tools=(_TOOL,), tool_choice="required")
+        request = self._request(_TWO_CITIES, tools=(_TOOL,), tool_choice=self._tool_choice)
         try:
             reply = await self._call(request)
         except MeshError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from meshwright.core.money import Price
 from meshwright.core.part import Caution
@@ -97,6 +98,27 @@ async def test_a_refused_field_and_a_refused_schema_are_told_and_no_failure() ->
         finally:
             await model.close()
     assert result["ok"] and seen(result, "unknown field").startswith("refused")
+
+
+async def test_a_server_that_refuses_to_force_a_call_is_called_without() -> None:
+    class Unforced(FakeProvider):
+        def refusal_of(self, body: dict[str, Any]) -> web.Response | None:
+            refused = {"detail": [{"loc": ["body", "tool_choice"], "msg": "Input should be a dictionary"}]}
+            return web.json_response(refused, status=422) if body.get("tool_choice") == "required" else None
+
+    async with Unforced() as unforced:
+        model = HttpModel(unforced.url, KEY, model_name="m1")
+        unforced.replies.extend([{"content": "ok"}, {"content": "ok then"}])
+        unforced.replies.extend([calls(BERN), {"content": "Rain."}, calls(BERN, OSLO)])
+        try:
+            result = await probe(model)
+        finally:
+            await model.close()
+    assert result["ok"] and result["tools"], result
+    assert seen(result, "tool choice").startswith("`required` is refused: ")
+    assert "tool choice" in remarks(result)
+    assert seen(result, "tool") == "is called" and seen(result, "result") == "is taken"
+    assert seen(result, "parallel") == "2 calls in one reply"
 
 
 async def test_a_template_without_tools_is_known_from_llama_cpp(fake: FakeProvider, model: HttpModel) -> None:
