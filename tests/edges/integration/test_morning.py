@@ -83,7 +83,7 @@ async def test_it_is_posted_once_a_day_and_after_a_restart(tmp_path: Path) -> No
         [first] = chats.posts
         assert (first["thread_id"], first["sender"], first["context"]) == ("ops", "echo", {"kind": "morning"})
         assert first["content"].splitlines() == [
-            "Sun 07:20 to Sun 07:30 (Europe/Berlin): 0 calls of models of unknown cost",
+            "Sun 07:20 to Sun 07:30 (Europe/Berlin): no calls of models",
             "- Sun 07:20: 2 tasks of sour failed: Rotten",
             f"  {PAGE}/#/tasks?status=failed&error=Rotten&agent_id=sour&since=2026-11-29T06%3A20%3A00Z",
         ]

@@ -63,6 +63,13 @@ async def test_nothing_is_lost_while_agents_are_missing(project: Project) -> Non
         assert (await running.client.outcome(cancelled)).status == "cancelled"
         assert (await running.client.outcome(approved)).text == "v2"
         assert (await running.get("/status")).body["missing"] == []
+        told = {
+            line["text"] for line in (await running.get("/story")).body["lines"] if line["kind"] == "away"
+        }
+        assert told == {
+            "Agent boss was not loaded; 1 task waited for it, and is back",
+            "Agent gate was not loaded; 1 task waited for it, and is back",
+        }
     assert project.deployed.read_text().split() == ["v2"]
     assert (await project.verify())[0] == 0
 

@@ -108,6 +108,7 @@ def story_message(story: Story, zone: ZoneInfo, page_url: str) -> str:
     times = partial(_times, zone)
     cost = "of unknown cost" if story.cost_usd is None else f"for {dollars(story.cost_usd)}"
     calls = f"{story.calls:,} {'call' if story.calls == 1 else 'calls'} of models {cost}"
+    calls = calls if story.calls else "no calls of models"
     shown = _heaviest(story.lines)
     lines = [f"{times(story.since, story.until)} ({zone.key}): {calls}"]
     for line in shown:

@@ -93,7 +93,9 @@ def story_text(story: Document, options: str = "") -> str:
     cost = "of unknown cost" if story["cost_usd"] is None else f"for {dollars(story['cost_usd'])}"
     since = shlex.quote(story["since"])
     calls = f"{story['calls']:,} {'call' if story['calls'] == 1 else 'calls'} of models"
-    parts += [f"{calls} {cost}: mesh costs --since {since}{options}"]
+    parts += [
+        f"{calls} {cost}: mesh costs --since {since}{options}" if story["calls"] else "no calls of models"
+    ]
     if story["cut"]:
         parts += [f"there was more than is counted here of: {', '.join(story['cut'])}"]
     return "\n".join(parts)

@@ -233,8 +233,8 @@ class StoryLine(View, kw_only=True):
     """One thing that happened, however often, as a line of a story."""
 
     kind: StoryKind
-    """Its subject: a model or broker that was away, a store that lost something, tasks that waited, runs
-    whose process ended, tasks that failed, questions that people answered."""
+    """Its subject: a model, broker or agent that was away, a store that lost something, tasks that waited,
+    runs whose process ended, tasks that failed, questions that people answered."""
     first: datetime
     """When it first happened."""
     last: datetime

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
+from meshwright.agents.event_types import AgentMissing
 from meshwright.core.events import Event
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.core.task_events import TaskWaiting, WaitEnded, WaitKind, WorkBrokeOff
@@ -28,9 +29,11 @@ _MAX_FAILED = 10_000
 _MAX_LINES = 500
 _LEFT_ALONE = ("deployment.cooled_down", "deployment.refused")
 _BACK, _CUT_OFF, _CONNECTED = "deployment.recovered", "edge.disconnected", "edge.connected"
+_MISSING, _RETURNED = "agent.missing", "agent.returned"
 _LOST = ("store.loss_noticed", "store.emptied")
 _WAITING, _ANSWERED, _BROKE_OFF = "task.waiting", "wait.ended", "work.broke_off"
-_TYPES = (*_LEFT_ALONE, _BACK, _CUT_OFF, _CONNECTED, *_LOST, _WAITING, _ANSWERED, _BROKE_OFF)
+_AWAY = *_LEFT_ALONE, _BACK, _CUT_OFF, _CONNECTED, _MISSING, _RETURNED
+_TYPES = (*_AWAY, *_LOST, _WAITING, _ANSWERED, _BROKE_OFF)
 _FAILED = (
     "SELECT coalesce(agent_id, ''), coalesce(error, ''), status, count(*), min(completed_at), "
     "max(completed_at), sum(count(*)) OVER () FROM (SELECT agent_id, error, status, completed_at FROM {} "
@@ -59,7 +62,7 @@ async def read_story(log: EventLog, tenant_id: str | None, since: datetime, unti
     costs = await sum_costs(log, CostQuery(tenant_id, since=since), limit=1)
     cut = [event_type for event_type, some in rows.items() if some.is_cut]
     events = {event_type: some.events for event_type, some in rows.items()}
-    lines = [*_deployments(events), *_brokers(events), *_losses(events), *_waits(events)]
+    lines = [*_deployments(events), *_brokers(events), *_agents(events), *_losses(events), *_waits(events)]
     lines += [*_broken_off(events), *failed, *_answers(events)]
     return Story(
         since=since,
@@ -127,6 +130,19 @@ def _brokers(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
             back[connected.broker] = event.time
     for name, some in away.items():
         words = f"The broker {name} is cut off", f"The broker {name} was cut off"
+        yield _absence(some, back.get(name), words)
+
+
+def _agents(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:
+    """Agents that no worker had, with how many tasks waited for each when it was last looked for."""
+    away: defaultdict[str, list[Event]] = defaultdict(list)
+    back = {event.agent_id: event.time for event in events[_RETURNED]}
+    for event in events[_MISSING]:
+        away[event.agent_id or ""].append(event)
+    for name, some in away.items():
+        missing = AgentMissing.read(some[-1])
+        waited = f"; {_count(missing.tasks, 'task')} waited for it" if missing is not None else ""
+        words = f"Agent {name} is not loaded{waited}", f"Agent {name} was not loaded{waited}"
         yield _absence(some, back.get(name), words)
 
 
