@@ -19,6 +19,7 @@ from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import kept
+from tests.support.run_clients import EchoingModel, ask, author, resumed_text
 
 SEEDS = range(12)
 pytest.importorskip("openai")
@@ -272,6 +273,35 @@ async def test_results_at_once_are_two_results_when_they_first_come(turns: int) 
     agent = type("TestAtOnce", (AtOnce,), {"turns": turns, "begun": begun, "lives": lives})
     await ended(agent, Starter(begun))
     assert len(lives) == 2 and lives[0] == lives[1]
+
+
+class SlowOnce(EchoingModel):
+    """Never answers a call that is slow."""
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        if request.messages[-1].content == "slow":
+            await asyncio.Event().wait()
+        return await super().complete(request, on_delta)
+
+
+async def test_a_call_behind_its_timeout_stays_behind_what_the_code_asked_for_then(tmp_path: Path) -> None:
+    lives: list[list[str]] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        lives.append(got := [])
+        shielded = asyncio.ensure_future(ask(run, "slow"))
+        try:
+            got.append((await asyncio.wait_for(asyncio.shield(shielded), 0.3)).content)
+        except TimeoutError:
+            got.append("late")
+        got.append((await ask(run, "quick")).content)
+        got.append((await ask(run, "held")).content)
+        await shielded
+        return ", ".join(got)
+
+    text = await resumed_text(tmp_path, author(run), SlowOnce("held"), EchoingModel())
+    assert text == "late, quick 1, held 1"
+    assert len(lives) == 2
 
 
 class Forgetful(Tickets):

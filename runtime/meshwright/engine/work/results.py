@@ -132,7 +132,7 @@ class ResultOrder:
         self._left = list(reversed(recorded.handed_out))
         """The recorded hand-outs that are still to come, the next one last."""
         self._required: set[str] = set()
-        """The branches that the code asked for before the next recorded hand-out, and lacks yet."""
+        """The branches that the code asked for before the next hand-out, recorded or not, and lacks yet."""
         self._asked_after = recorded.asked_after()
         self._count = 0
         """The results that the code has by now, and the calls that it has given up."""
@@ -262,9 +262,7 @@ class ResultOrder:
         return {name: field for name, field in news.items() if field}
 
     def _is_due(self, name: str) -> bool:
-        if not self._left:
-            return True
-        return self._left[-1] == name and not self._required
+        return not self._required and (not self._left or self._left[-1] == name)
 
     def _note(self, name: str) -> None:
         if name in self.recorded.handed_out:
