@@ -33,6 +33,8 @@ class Hearing:
     at: float
     may_change: bool = False
     """As `ModelCall.may_repeat`."""
+    known_by: str = ""
+    """The place whose result tells of it first: no record says that code waits no more."""
 
 
 @dataclass
@@ -95,12 +97,12 @@ class Asks:
         """The task that asks a text, where the request does not say it."""
         return max((task_id for task_id, _ in self.places[text]), default="")
 
-    def hear(self, task_id: str, place: str, value: Any, at: float | None = None) -> None:
+    def hear(self, task_id: str, place: str, value: Any, at: float | None = None, known_by: str = "") -> None:
         """Note what code got."""
         self._open.pop((task_id, place), None)
         self.end(task_id, place)
         at = time.time() if at is None else at
-        self.hearings.append(Hearing(task_id, place, value, at, may_change=at <= self._lost_at))
+        self.hearings.append(Hearing(task_id, place, value, at, at <= self._lost_at, known_by))
 
     def disturb(self, *, goes_on: bool = False) -> int:
         """Note that the process, or a task, ends where it is: what is not durable may be lost.
@@ -119,11 +121,18 @@ class Asks:
             if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
                 call.may_repeat = True
         for hearing in self.hearings:
-            if not self._is_durable(hearing.task_id, hearing.at):
+            if not self._is_durable(hearing.task_id, self._known_at(hearing)):
                 hearing.may_change = True
         beside = len(self._open) - len({task_id for task_id, _ in self._open})
         self._open.clear()
         return beside
+
+    def _known_at(self, hearing: Hearing) -> float:
+        """When a record may first tell what the code got."""
+        if not hearing.known_by:
+            return hearing.at
+        own = (it for it in self.hearings if (it.task_id, it.place) == (hearing.task_id, hearing.known_by))
+        return min((it.at for it in own if it.at >= hearing.at), default=float("inf"))
 
     def _is_durable(self, task_id: str, at: float) -> bool:
         return self._begun.get(task_id, 0.0) > at + self.settling_seconds

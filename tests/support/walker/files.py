@@ -72,8 +72,8 @@ class FileWorld(World):
     def ask(self, task_id: str, place: str, text: str) -> None:
         self._write(ask=[task_id, place, text])
 
-    def hear(self, task_id: str, place: str, value: Any) -> None:
-        self._write(hear=[task_id, place, value, time.time()])
+    def hear(self, task_id: str, place: str, value: Any, known_by: str = "") -> None:
+        self._write(hear=[task_id, place, value, time.time(), known_by])
 
     def read_reply(self, text: str, reply: str) -> str:
         self._write(reply=[text, reply])
@@ -150,7 +150,7 @@ class WorldFiles:
                 world.asks.begin(task_id, at)
             case "ask", [task_id, place, text]:
                 world.ask(task_id, place, text)
-            case "hear", [task_id, place, value, at]:
-                world.asks.hear(task_id, place, value, at)
+            case "hear", [task_id, place, value, at, known_by]:
+                world.asks.hear(task_id, place, value, at, known_by)
             case "reply", [text, reply]:
                 world.read_reply(text, reply)

@@ -84,7 +84,7 @@ class Legs:
     async def _all(self, leg: Leg, ops: Sequence[Op]) -> _Results:
         for at, op in enumerate(ops):
             if op.way == SHIELD and ops[at + 1 :] and ops[at + 1].kind in ("say", "tool"):
-                leg.results.append(await self._shield(leg, f"{leg.place}.{at}", op))
+                leg.results.append(await self._shield(leg, at, op))
             else:
                 leg.results.append(await self._do(leg, f"{leg.place}.{at}", op))
         return leg.results
@@ -126,11 +126,12 @@ class Legs:
         except TimeoutError:
             return GAVE_UP
 
-    async def _shield(self, leg: Leg, place: str, op: Op) -> Any:
+    async def _shield(self, leg: Leg, at: int, op: Op) -> Any:
         """The results in time, else none: what was asked for goes on, and its results come to nobody.
 
         The leg asks for something right behind it, else no journal knew that it did not wait.
         """
+        place = f"{leg.place}.{at}"
         inner = leg.inner(f"{place}s")  # it is not within the place, which ends before
         work = asyncio.ensure_future(self._all(inner, op.branches[0]))
         self._shielded.append(work)
@@ -138,7 +139,8 @@ class Legs:
             async with asyncio.timeout(op.seconds * self._world.pace + _TIE_SECONDS):
                 return self._heard(place, await asyncio.shield(work))
         except TimeoutError:
-            return self._heard(place, GAVE_UP)
+            self._world.hear(self._run.task.task_id, place, GAVE_UP, known_by=f"{leg.place}.{at + 1}")
+            return GAVE_UP
 
     async def _hedge(self, legs: Sequence[Leg], op: Op) -> Any:
         """The result of the first that has one; the others are given up."""

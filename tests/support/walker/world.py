@@ -197,10 +197,10 @@ class World:
         """Note that code which the mesh does not know asks a model, at a place of its own."""
         self.asks.ask(task_id, place, text)
 
-    def hear(self, task_id: str, place: str, value: Any) -> None:
+    def hear(self, task_id: str, place: str, value: Any, known_by: str = "") -> None:
         """Note what such code got at a place; not after its process was killed."""
         if not self.gate.is_frozen:
-            self.asks.hear(task_id, place, value)
+            self.asks.hear(task_id, place, value, known_by=known_by)
 
     def read_reply(self, text: str, reply: str) -> str:
         """Look whether a reply is that to its request."""
