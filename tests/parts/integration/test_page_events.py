@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, expect
 
 from meshwright.core.access import Role
+from meshwright.core.task_events import TaskStarted, TaskWaiting, WaitEnded
 from tests.support.http_mesh import http_mesh
 from tests.support.page import ADMINS, open_view
 from tests.support.running_mesh import mesh
@@ -65,3 +67,26 @@ async def test_lines_say_no_more_to_a_caller_than_the_events(tmp_path: Path) -> 
         lines = (await api.call("GET", "/events?lines=true&limit=1000", headers=viewer))[1]["lines"]
         assert lines
         assert "told to fail" not in " ".join(lines)
+
+
+async def test_a_try_in_vain_is_no_news(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
+        work: dict[str, Any] = {"attempt": 1, "fence": 2}
+        steps = {"a": f"steps/{task_id}/1/1/1", "b": f"steps/{task_id}/1/1/2"}
+        for ended, waited in (("a", "a"), ("a", "a"), ("a", "b")):
+            wait = {"key": steps[ended], "kind": "money", "how": "due", "answered_by": None}
+            api.mesh.tell(WaitEnded(**work, **wait), task_id=task_id)
+            api.mesh.tell("task.resumed", TaskStarted(**work, owner=None, code=None), task_id=task_id)
+            api.mesh.tell(TaskWaiting(**work, key=steps[waited], kind="money"), task_id=task_id)
+        await api.mesh.runtime.emit([])
+        left = (await mesh("events", "--url", api.url)).out
+        every = (await mesh("events", "--all", "--url", api.url)).out
+        own = (await mesh("events", "--task", task_id, "--url", api.url)).out
+        assert [text.count("task.resumed") for text in (left, every, own)] == [1, 3, 3]
+        async with open_view(browser, api, "events") as page:
+            rows = page.get_by_role("main").get_by_role("listitem").filter(has_text="task.resumed")
+            await expect(rows).to_have_count(1)
+            await expect(page.get_by_text("2 tries of tasks that went on waiting")).to_be_visible()
+            await page.get_by_role("main").get_by_role("paragraph").get_by_role("link").click()
+            await expect(rows).to_have_count(3)

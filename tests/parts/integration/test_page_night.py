@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Locator, Route, expect
 
 from tests.support.bad_night import LONG_NAME, TASKS, Clerk, bad_night
 from tests.support.http_mesh import http_mesh
-from tests.support.page import TOKEN, log_in, reader
+from tests.support.page import TOKEN, choose_question, log_in, open_view, questions, reader
 from tests.support.page_walk import Look, expect_whole, judge, tab_through, walk
 
 pytestmark = pytest.mark.needs("chromium")
@@ -103,6 +103,45 @@ async def test_one_click_says_what_is_wrong_and_who_waits(
         await links.get_by_role("link", name="Money").click()
         costs = page.get_by_role("region", name="Costs").get_by_role("row")
         await expect_in_sight(costs.filter(has_text="deployer").get_by_text("$0.3250"))
+
+
+async def test_a_refused_key_is_tested_where_it_is_told(tmp_path: Path, browser: Browser) -> None:
+    async with bad_night(tmp_path, 0) as night, reader(browser, f"{night.api.url}/#/tasks") as person:
+        await log_in(person, TOKEN)
+        page = person.page
+        await page.get_by_role("link", name="Inbox").first.click()
+        card = await choose_question(page, "Key refused")
+        await expect(card.get_by_role("link", name="the model")).to_have_attribute(
+            "href", "#/models/refused%2Fopenai%2Frefused"
+        )
+        waits = card.get_by_role("link", name="the tasks that wait")
+        await expect(waits).to_have_attribute("href", "#/tasks?waits_for_model=refused%2Fopenai%2Frefused")
+        await card.get_by_role("button", name="Test").click()
+        await expect(page.locator(".notice")).to_contain_text("does not answer yet: ")
+        night.provider.faults_of["refused"].clear()
+        await card.get_by_role("button", name="Test").click()
+        await expect(questions(page).filter(has_text="Key refused")).to_have_count(0)
+
+
+async def test_who_returns_reads_the_story_of_the_absence(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        failed = await api.finished(agent_id="echo", payload={"fail": True})
+        async with open_view(browser, api, "tasks") as page:
+            story = page.get_by_role("region", name="While you were away")
+            await expect(page.get_by_role("heading", level=1)).to_be_visible()
+            await expect(story).to_have_count(0)
+            await page.evaluate("localStorage.setItem('seen', String(Date.now() - 5 * 3_600_000))")
+            await page.reload()
+            await story.get_by_role("link", name="1 task of echo failed: ToolFailed").click()
+            await expect(page.locator(f"main a[href='#/task/{failed}']").first).to_be_visible()
+            assert "status=failed" in page.url
+            faults = [*await judge(page, "story", Look(1280)), *await judge(page, "story", Look(390))]
+            assert faults == []
+            await story.get_by_role("button", name="Close").click()
+            await expect(story).to_have_count(0)
+            await page.reload()
+            await expect(page.get_by_role("heading", level=1)).to_be_visible()
+            await expect(story).to_have_count(0)
 
 
 async def _widen_figures(route: Route) -> None:

@@ -381,7 +381,7 @@ def _change(event: Event) -> dict[str, Any]:
 def _refusal(deployment: DeploymentLeftAlone) -> dict[str, Any]:
     message = deployment.error.message if deployment.error is not None else ""
     refused = _REFUSED_PARTS.get(str(deployment.status), "Key")
-    question = f"{refused} refused: {message}. Tasks wait; fix that, then run: mesh models test"
+    question = f"{refused} refused: {message}. Tasks wait until that is repaired and the model tested"
     subject = {"deployment": deployment.deployment, "status": deployment.status}
     return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
 

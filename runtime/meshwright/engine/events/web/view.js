@@ -7,15 +7,37 @@ import { Text } from "/ui/unseen.js";
 const SHOWN = 200;
 /** Types that only programs read; a filter by type shows them. */
 const NOISE = ["trace.spans", "audit.head"];
+/** What a task without money or a model logs when it tries in vain. */
+const TRY = ["wait.ended", "task.resumed", "task.waiting"];
 const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"], ["until", "Until", "1h"], ["deployment", "Deployment", ""], ["failed_at", "Failed at", ""]];
 const BAD = /\.(failed|dead_lettered|timed_out|exceeded|refused)$/;
 const MOST_TYPES = 12;
+
+/** Leaves out a resume that parks again at the same step: its events say nothing new. @param {any[]} events the newest first */
+function withoutTries(events) {
+  /** @type {Set<number>} */
+  const left = new Set();
+  /** @type {Record<string, any[]>} */
+  const tries = {};
+  for (const event of [...events].reverse()) {
+    const { task_id: id, event_type: type, payload } = event;
+    const begun = tries[id] ?? [];
+    const isNext = id && TRY[begun.length] === type && (begun.length < 2 || begun[0].payload.key === payload.key);
+    tries[id] = isNext ? [...begun, event] : type === TRY[0] ? [event] : [];
+    if (tries[id].length < TRY.length) continue;
+    for (const one of tries[id]) left.add(one.seq);
+    tries[id] = [];
+  }
+  return events.filter((event) => !left.has(event.seq));
+}
 
 /** The view. */
 export default function EventsPage() {
   const wanted = Object.fromEntries(FIELDS.map(([name]) => [name, route.value.query.get(name) ?? ""]));
   const { data, error } = useData(`/events?${asked({ ...wanted, order: "desc", limit: SHOWN, lines: true })}`);
-  const items = (data?.items ?? []).map((/** @type {any} */ event, /** @type {number} */ at) => ({ ...event, line: data.lines[at] })).filter((/** @type {any} */ event) => wanted.event_type || !NOISE.includes(event.event_type));
+  const logged = (data?.items ?? []).map((/** @type {any} */ event, /** @type {number} */ at) => ({ ...event, line: data.lines[at] })).filter((/** @type {any} */ event) => wanted.event_type || !NOISE.includes(event.event_type));
+  const items = wanted.event_type || wanted.task_id ? logged : withoutTries(logged);
+  const tries = (logged.length - items.length) / TRY.length;
   const types = [...new Set(items.map((/** @type {any} */ event) => event.event_type))].slice(0, MOST_TYPES).sort();
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
@@ -29,6 +51,7 @@ export default function EventsPage() {
     <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${types.length ? html`<nav class="bar kinds" aria-label="Types">${types.map((type) => html`<a key=${type} href=${to("events", { ...wanted, event_type: type === wanted.event_type ? "" : type })} aria-current=${type === wanted.event_type ? "true" : undefined}>${type}</a>`)}</nav>` : null}
     ${data ? html`<ol class="plain log">${items.map((/** @type {any} */ event) => html`<${Row} key=${event.seq} event=${event} wanted=${wanted} />`)}</ol>` : null}
+    ${tries ? html`<p class="dim">${tries} ${tries === 1 ? "try" : "tries"} of tasks that went on waiting at the same step ${tries === 1 ? "is" : "are"} left out; the filter <a href=${to("events", { ...wanted, event_type: "task.resumed" })}>task.resumed</a>, or that of a task, shows them.</p>` : null}
     ${data && items.length === 0 ? html`<p class="empty">No event matches this filter.</p>` : null}`;
 }
 

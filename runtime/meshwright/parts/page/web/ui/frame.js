@@ -1,6 +1,7 @@
 // @ts-check
 /** The frame of every view: where one can go, how the mesh is, and who one is. */
 import { html, useEffect, useState } from "./vendor/preact.js";
+import { Away } from "./away.js";
 import { Health } from "./health.js";
 import { Icon } from "./icons.js";
 import { openPalette, Palette } from "./palette.js";
@@ -33,7 +34,7 @@ export function Frame({ views, current, children }) {
     </aside>
     <div>
       <header class="above">${isLost ? html`<${Lost} />` : html`<${Health} />`}<${Notice} /></header>
-      <main id="main" tabindex="-1">${children}</main>
+      <${Away} /><main id="main" tabindex="-1">${children}</main>
     </div>
     <${Palette} views=${views} />
     <nav class="below" aria-label="Near">${views.filter(([key]) => NEAR.includes(key)).map(([key, view]) => html`<${Link} key=${key} name=${key} view=${view} current=${current} />`)}<button type="button" aria-expanded=${isOpen} onClick=${() => open(!isOpen)}><${Icon} name="menu" /> Menu</button></nav>

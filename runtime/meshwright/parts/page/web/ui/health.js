@@ -51,7 +51,7 @@ function failures(trends) {
 const useRecent = () => useData(may("viewer") ? "/figures/trends?hours=2" : null, refreshed).data;
 
 /** A time of today as a clock, an older one with its day. @param {{time: string}} given */
-function Clock({ time }) {
+export function Clock({ time }) {
   const at = new Date(time);
   const isToday = at.toDateString() === new Date().toDateString();
   return html`<time datetime=${time}>${isToday ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : at.toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" })}</time>`;

@@ -9,7 +9,7 @@ import { Claim, isTaken, Take } from "./inbox_claim.js";
 import { Changed, changeable, EditedArguments, FORM } from "./inbox_arguments.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Key, useSeen } from "./keys.js";
-import { act, Ago, asked, call, Failed, may, me, Shown, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, asked, call, Failed, may, me, Shown, slow, TaskLink, to, useData } from "./lib.js";
 import { answer, isDecision, isDoubt, names, postpone, send, sentence, titleOf, toolOf, wordOf } from "./questions.js";
 import { Text, visible } from "./unseen.js";
 
@@ -38,7 +38,7 @@ export default function Item({ question: listed, left }) {
   return html`<article class="item" aria-label=${visible(question.question)}>
     <div class="item-body" tabindex="0">
       ${title === sentence(question).trim() ? html`<p class="question asked"><${Text} value=${title} /></p>` : html`<h2 class="asked"><${Text} value=${title} /></h2><p class="question"><${Text} value=${sentence(question)} /></p>`}
-      <p class="line dim"><span>${wordOf(listed)} of <b><${Text} value=${question.agent_id ?? question.source} /></b></span> <${Ago} time=${question.since} />
+      <p class="line dim"><span>${wordOf(listed)} <b><${Text} value=${question.agent_id || question.source ? `of ${question.agent_id ?? question.source}` : subject.deployment} /></b></span> <${Ago} time=${question.since} />
         ${isTask ? html`<span>task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
         ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}
         ${first.length ? html`<span>asked of <b><${Text} value=${names(first)} /></b></span>` : null}
@@ -141,7 +141,7 @@ function Answer({ question, decides, isUnseen, isEdited, edit }) {
   const [reason, setReason] = useState(drafts.get(question.id)?.reason ?? "");
   const isMine = may("approver", "submitter");
   const notNow = html`<button type="button" disabled=${isOff(question) && !question.isHeld} title="Hides it in this browser for an hour; it goes on waiting" onClick=${() => postpone(question)}>Not now</button>`;
-  if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
+  if (!question.task_id && !question.source) return html`<${Refused} question=${question} notNow=${notNow} />`;
   if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
   if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
   if (isDoubt(question)) return html`<${Doubt} question=${question} notNow=${notNow} />`;
@@ -175,6 +175,21 @@ function Answer({ question, decides, isUnseen, isEdited, edit }) {
       ${notNow}
     </form>`;
   return html`<${Form} question=${question} notNow=${notNow} />`;
+}
+
+/** A model that refuses a key: repaired at its provider, then tested here. @param {{question: any, notNow: any}} given */
+function Refused({ question, notNow }) {
+  const name = question.subject.deployment;
+  const { data: trends } = useData(may("viewer") ? "/figures/trends?hours=2" : null, slow);
+  const group = trends?.models.find((/** @type {any} */ one) => one.deployment === name)?.group;
+  const test = () =>
+    act(`${name} answers: it gets calls again`, async () => {
+      const { items } = await call("POST", "/deployments/test", group ? { model: group } : {});
+      const own = items.find((/** @type {any} */ item) => `${name}/`.startsWith(`${item.deployment}/`));
+      if (!own?.ok) throw Object.assign(new Error(`${name} does not answer yet: ${own?.error?.message ?? own?.error ?? "it was not called"}`), { isSoft: true });
+    });
+  return html`<p class="dim">It leaves the inbox when the model answers again. Repair it where the key comes from, then test it: <a href=${to(`models/${encodeURIComponent(name)}`)}>the model</a>, <a href=${to("tasks", { waits_for_model: name })}>the tasks that wait for it</a>.</p>
+    <div class="bar">${may("operator") ? html`<button type="button" class="yes" disabled=${isOff(question)} title=${`Calls ${group ? `the deployments of ${group}` : "each deployment"} up to eight times, for a few tokens`} onClick=${test}>Test</button>` : null}${notNow}</div>`;
 }
 
 /** A step that may have happened, or a run that would start over: buttons that say what they do. @param {{question: any, notNow: any}} given */
