@@ -23,7 +23,7 @@ from tests.support.walker.world import World
 GAVE_UP = "gave it up"
 _URL = "http://any/v1/chat/completions"
 _TIE_SECONDS = 0.01
-"""A nap ends not at the very moment of a result, as it may in simulated time: their order is not known."""
+"""No nap or timeout ends at the moment of a result, as it may in simulated time: their order is unknown."""
 _Results = list[Any]
 
 
@@ -121,7 +121,7 @@ class Legs:
 
     async def _timed(self, leg: Leg, op: Op) -> Any:
         try:
-            async with asyncio.timeout(op.seconds * self._world.pace):
+            async with asyncio.timeout(op.seconds * self._world.pace + _TIE_SECONDS):
                 return await self._all(leg, op.branches[0])
         except TimeoutError:
             return GAVE_UP
