@@ -31,7 +31,7 @@ WAITED_FOR: dict[WaitKind, str] = {
     "task": "another task",
     "timer": "a time",
     "event": "an event",
-    "provider": "the provider of its model",
+    "provider": "a provider of models",
     "money": "money",
 }
 """The kinds of waits in words."""
