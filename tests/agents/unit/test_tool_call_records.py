@@ -250,7 +250,17 @@ class Case:
 
 _ATTRIBUTES = ("error.type", "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "meshwright.unwound_by")
 _MAX_CHARS = 240  # of a text
-_CHANCE = {"started_at", "ended_at", "since", "due_at", "expires_at", "answered_at", "time", "duration_ms"}
+_CHANCE = {
+    "started_at",
+    "began_at",
+    "ended_at",
+    "since",
+    "due_at",
+    "expires_at",
+    "answered_at",
+    "time",
+    "duration_ms",
+}
 _CHANCE |= {
     "seconds",
     "latency_ms",

@@ -221,7 +221,7 @@ async def test_a_dialog_says_that_its_task_has_ended_and_goes_with_its_view(
         await expect_refusal(page, "It had ended before: succeeded")
 
 
-async def test_a_cancel_of_a_task_whose_agent_is_gone_says_when_it_ends(
+async def test_a_cancel_of_a_task_whose_agent_is_gone_says_that_it_has_ended(
     tmp_path: Path, browser: Browser
 ) -> None:
     async with http_mesh(tmp_path, Releaser) as api:
@@ -232,7 +232,7 @@ async def test_a_cancel_of_a_task_whose_agent_is_gone_says_when_it_ends(
     async with http_mesh(tmp_path) as api, open_view(browser, api, f"task/{task_id}") as page:
         await press(page, "Cancel…")
         await confirm(page, "Cancel it")
-        await expect(page.locator(".notice")).to_contain_text("It ends once its agent releaser is loaded")
+        await expect(page.locator(".notice")).to_contain_text("It is cancelled")
 
 
 async def test_a_viewer_is_told_that_contents_are_not_for_its_role(tmp_path: Path, browser: Browser) -> None:

@@ -100,12 +100,14 @@ export async function cancelOne(id) {
   const path = `/tasks/${id}/cancel`;
   const plan = await planOf(path);
   if (!plan) return;
-  let agent = "";
+  /** @type {any} */
+  let task;
   const work = async () => {
-    agent = expectOpen(await call("POST", path)).missing_agent;
+    task = expectOpen(await call("POST", path));
   };
   const isDone = await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work });
-  if (isDone && agent) notice.value = { text: `It ends once its agent ${agent} is loaded again` };
+  if (isDone && task.status === "cancelled") notice.value = { text: "It is cancelled" };
+  else if (isDone && task.missing_agent) notice.value = { text: `It ends once its agent ${task.missing_agent} is back, or was looked for in vain` };
 }
 
 /** The task as it is after its cancel. Throws where it had ended by itself before. @param {any} task */
