@@ -283,7 +283,10 @@ def _share_of_calls(field: str) -> Callable[[Document], str]:
 
 
 def _state(model: Document) -> str:
-    return "yes" if model["well"] else f"no, next try {next_try(model['until'])}"
+    if not model["well"]:
+        return f"no, next try {next_try(model['until'])}"
+    failed = model["failed"]
+    return f"failing: {failed} of {failed}" if failed and failed == model["calls"] else "yes"
 
 
 _MODELS = (

@@ -70,7 +70,10 @@ class MeshError(Exception):
         return type(self).__name__.lstrip("_")
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.remedy}" if self.remedy else self.message
+        if not self.remedy:
+            return self.message
+        end = "" if self.message.endswith((".", "!", "?", "…")) else "."  # a provider's words may have theirs
+        return f"{self.message}{end} {self.remedy}"
 
 
 ErrorT = TypeVar("ErrorT", bound=MeshError)

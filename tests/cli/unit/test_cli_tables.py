@@ -127,6 +127,21 @@ def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
     assert text.endswith("workers: 1 with 8 slots, and 1 whose lease has expired")
 
 
+def test_a_deployment_whose_every_call_failed_is_not_said_to_be_well() -> None:
+    model = {**FIGURES["models"][0], "well": True, "calls": 3, "failed": 3}
+    assert "failing: 3 of 3" in "\n".join(figures_text({**FIGURES, "models": [model]}))
+    model["failed"] = 2
+    assert "failing" not in "\n".join(figures_text({**FIGURES, "models": [model]}))
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [("It failed", "It failed. Try again"), ("See https://any/keys.", "See https://any/keys. Try again")],
+)
+def test_an_error_has_one_full_stop_before_its_remedy(message: str, text: str) -> None:
+    assert str(InvalidInput(message, remedy="Try again")) == text
+
+
 def test_a_doubt_shows_all_that_its_check_saw() -> None:
     reason = (
         "The mesh stopped while pay was running. Its check cannot tell: The bank lists: ... May it run again?"

@@ -307,7 +307,7 @@ async def test_an_error_says_what_the_provider_said_without_key_and_prompt(
 async def test_a_password_in_the_prompt_is_not_in_the_error(fake: FakeProvider, model: HttpModel) -> None:
     prompt = "Log in as ada@example.org1 with hunter22"
     fake.faults.append(Fault(status=400, body={"error": {"message": "Who is hunter22, ada@example.org1?"}}))
-    with pytest.raises(ModelRefused, match=r"it said: Who is \[\.\.\.\], \[\.\.\.\]\?\. Change"):
+    with pytest.raises(ModelRefused, match=r"it said: Who is \[\.\.\.\], \[\.\.\.\]\? Change"):
         await model.complete(request(messages=(ChatMessage(role="user", content=prompt),)))
 
 
