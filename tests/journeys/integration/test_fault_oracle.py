@@ -111,3 +111,20 @@ def unharmed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Evidence
 @pytest.mark.parametrize("complaint", DAMAGES)
 def test_the_oracle_reports_damage_of_each_kind(unharmed: Evidence, complaint: str) -> None:
     assert any(complaint in found for found in complaints(DAMAGES[complaint](unharmed)))
+
+
+@pytest.mark.parametrize("is_repeat", [True, False])
+def test_a_discarded_commit_of_who_holds_the_fence_is_damage_unless_it_was_written(
+    unharmed: Evidence, is_repeat: bool
+) -> None:
+    """A worker whose connection ended behind its commit makes the commit again."""
+    end = unharmed.select_events("attempt.ended")[0]
+    held = {"fence": 1, "current": 1}
+    discarded = structs.replace(end, id="again", event_type="work.discarded", payload=held)
+    place = unharmed.events.index(end) + is_repeat
+    found = complaints(
+        replace(unharmed, events=[*unharmed.events[:place], discarded, *unharmed.events[place:]])
+    )
+    assert [one for one in found if "discards" in one] == (
+        [] if is_repeat else ["again discards a commit of the worker that held the fence"]
+    )

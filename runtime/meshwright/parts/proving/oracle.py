@@ -191,8 +191,17 @@ def _check_fences(evidence: Evidence) -> Iterator[str]:
         last[event.aggregate_id] = fence
     ends = [parse_outcome(event) for event in evidence.select_events("attempt.ended")]
     cancelled = {end.task_id for end in ends if end.status == "cancelled"}  # whoever may claim it ends that
-    for event in evidence.select_events("work.discarded"):
-        if event.payload["fence"] == event.payload["current"] and event.task_id not in cancelled:
+    let_go = set[tuple[str, str | None]]()
+    for event in evidence.select_events(*CLAIMS, "attempt.ended", "task.waiting", "work.discarded"):
+        work = event.aggregate_id, event.task_id
+        if event.event_type in CLAIMS:
+            let_go.discard(work)
+        elif event.event_type != "work.discarded":
+            if not event.fields.get("running"):
+                let_go.add(work)
+        elif work in let_go:
+            continue  # a worker whose connection ended makes its commit again, which had been written
+        elif event.payload["fence"] == event.payload["current"] and event.task_id not in cancelled:
             yield f"{event.id} discards a commit of the worker that held the fence"
     ended = Counter(map(_attempt_key, ends))
     for (task_id, generation, attempt), count in ended.items():
