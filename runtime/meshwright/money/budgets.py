@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
+from msgspec.structs import replace as replace_fields
+
 from meshwright.core import topics
 from meshwright.core.encoding import View
 from meshwright.core.events import Event
@@ -237,6 +239,12 @@ class Budgets:
     async def open_calls(self, user: str, context: CallContext, tags: tuple[str, ...]) -> dict[str, Decimal]:
         """The calls that `close` returns, some of which their accounts still hold. Raises HostError."""
         return open_calls(attempt_prefix(user, context), await self._balances(user, context, tags))
+
+    async def cover_all(self, user: str, context: CallContext) -> bool:
+        """Whether an account reserves for every call of an attempt, whatever its tags, before it is made."""
+        own = replace_fields(context, is_own_endpoint=True)  # which the fewest accounts count
+        request = ModelRequest(messages=(), user=user, context=own)
+        return bool(charged_accounts(request, await self._current()))
 
     async def _balances(
         self, user: str, context: CallContext, tags: tuple[str, ...]

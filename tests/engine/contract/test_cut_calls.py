@@ -65,7 +65,7 @@ def settler(runtime: Runtime, faults: Sequence[HostError] = ()) -> Settler:
     return settle
 
 
-def settler_without_budget(runtime: Runtime) -> Settler:
+def settler_without_budget(runtime: Runtime, budgets: Budgets | None = None) -> Settler:
     """Settles on a host without a budget; the first time it fails once the calls are recorded."""
     left = [StoreUnavailable("the store is away")]
 
@@ -75,7 +75,7 @@ def settler_without_budget(runtime: Runtime) -> Settler:
     async def settle(ref: ActorRef, work: Work, *, is_over: bool = False) -> SettleResult:
         if is_over:
             journal = await Journal.open(runtime, ref, work)
-            await add_lost_calls(journal, ref, work, (), budgets=None, usual_call=usual_call)
+            await add_lost_calls(journal, ref, work, (), budgets=budgets, usual_call=usual_call)
             await journal.confirm()
             if left:
                 raise left.pop()
@@ -205,6 +205,31 @@ async def test_a_call_without_a_budget_of_a_task_that_is_cancelled_while_its_wor
     pool.worker.begin()
     assert (await pool.outcome("t1")).status == "cancelled"
     assert await rows(pool, 1) == [("cut", ESTIMATE)]
+
+
+@pytest.mark.parametrize(
+    "budget", [POT, Budget(name="few", limit_usd=Decimal(100), of="somebody", scope="agent")]
+)
+async def test_a_call_that_no_account_holds_was_not_made_where_one_holds_each(
+    start_workers: StartWorkers, monkeypatch: pytest.MonkeyPatch, budget: Budget
+) -> None:
+    """The worker was gone before it had reserved: the ledger had a row that the budget lacked."""
+    monkeypatch.setattr(worker, "BROKEN_OFF_RETRY_SECONDS", 0.05)
+
+    def settler_beside(runtime: Runtime) -> Settler:
+        return settler_without_budget(runtime, Budgets([budget], runtime))
+
+    pool = await start_workers(pays_without_budget, settle=settler_beside)
+    pool.holds_work = True
+    pool.hold("t1 call")
+    await pool.submit("t1")
+    await pool.has_begun("t1 call")
+    await pool.crash()
+    await pool.cancel("t1")
+    pool.worker.begin()
+    assert (await pool.outcome("t1")).status == "cancelled"
+    made = 0 if budget is POT else 1
+    assert await rows(pool, made) == [("cut", ESTIMATE)] * made
 
 
 async def test_a_task_that_breaks_off_while_the_accounts_are_away_ends_once_they_are_back(

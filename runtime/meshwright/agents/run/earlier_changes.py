@@ -153,6 +153,11 @@ async def open_calls(budgets: Budgets, ref: ActorRef, work: Work, values: Sequen
     return calls.keys() - {settled.call for settled in settlements_in(values)}
 
 
+async def are_reserved(budgets: Budgets, ref: ActorRef, work: Work) -> bool:
+    """Whether an account holds each call of an attempt before it is made."""
+    return await budgets.cover_all(ref.type, _call_context(ref, work))
+
+
 def _call_context(ref: ActorRef, work: Work) -> CallContext:
     task = work.task
     return CallContext(

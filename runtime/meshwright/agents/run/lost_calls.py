@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.agents.run.calls import counted_fields
-from meshwright.agents.run.earlier_changes import open_calls
+from meshwright.agents.run.earlier_changes import are_reserved, open_calls
 from meshwright.core.ids import derived_id
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work import Journal, Work
@@ -37,8 +37,9 @@ async def add_lost_calls(
 
     Each counts as the last call of the run did cost, before that as such calls of the agent do as a rule.
     Calls for which budgets have reserved money are not among them, as their accounts book those, but for the
-    `settled` ones of this run. `is_over` says that no claim runs the attempt. Returns the calls; they are
-    durable once the journal is. Raises HostError.
+    `settled` ones of this run. If an account reserves for every call, one without was not made. `is_over`
+    says that no claim runs the attempt. Returns the calls; they are durable once the journal is. Raises
+    HostError.
     """
     values = journal.earlier
     usual = _last_call(values)
@@ -50,6 +51,8 @@ async def add_lost_calls(
     if count and budgets is not None:
         reserved = await open_calls(budgets, ref, work, values)
         count -= len(reserved.difference(settled))
+        if await are_reserved(budgets, ref, work):
+            count = min(count, len(reserved.intersection(settled)))
     lost_calls = [_lost_call(ref, work, usual, number) for number in range(count)]
     if lost_calls:
         events = [ProgressEvent.from_payload(call.payload(), call.call_id) for call in lost_calls]
