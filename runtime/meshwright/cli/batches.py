@@ -108,7 +108,7 @@ async def _cancel_one(part: str, as_json: bool, mesh: Connection) -> str:
     elif view.status != "cancelled":
         then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
         if view.missing_agent is not None:
-            then = f"its agent {view.missing_agent} is back, or was looked for in vain, for some seconds"
+            then = f"its agent {view.missing_agent} is back, or within seconds if no process has it"
         click.echo(f"cancelling: the task ends once {then}", err=True)
     return task_page(mesh, view, as_json=as_json)
 

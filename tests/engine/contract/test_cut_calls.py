@@ -159,6 +159,18 @@ async def rows(pool: WorkerPool, count: int) -> list[tuple[str, Decimal]]:
     ]
 
 
+async def cancel_while_the_worker_is_gone(pool: WorkerPool) -> None:
+    """Let a worker go in a call, and the task be cancelled before there is another."""
+    pool.holds_work = True
+    pool.hold("t1 call")
+    await pool.submit("t1")
+    await pool.has_begun("t1 call")
+    await pool.crash()
+    await pool.cancel("t1")
+    pool.worker.begin()
+    assert (await pool.outcome("t1")).status == "cancelled"
+
+
 async def test_nothing_stays_reserved_of_a_task_that_ends_its_process_three_times(
     start_workers: StartWorkers,
 ) -> None:
@@ -196,14 +208,7 @@ async def test_a_call_without_a_budget_of_a_task_that_is_cancelled_while_its_wor
 ) -> None:
     monkeypatch.setattr(worker, "BROKEN_OFF_RETRY_SECONDS", 0.05)
     pool = await start_workers(pays_without_budget, settle=settler_without_budget)
-    pool.holds_work = True
-    pool.hold("t1 call")
-    await pool.submit("t1")
-    await pool.has_begun("t1 call")
-    await pool.crash()
-    await pool.cancel("t1")
-    pool.worker.begin()
-    assert (await pool.outcome("t1")).status == "cancelled"
+    await cancel_while_the_worker_is_gone(pool)
     assert await rows(pool, 1) == [("cut", ESTIMATE)]
 
 
@@ -220,14 +225,7 @@ async def test_a_call_that_no_account_holds_was_not_made_where_one_holds_each(
         return settler_without_budget(runtime, Budgets([budget], runtime))
 
     pool = await start_workers(pays_without_budget, settle=settler_beside)
-    pool.holds_work = True
-    pool.hold("t1 call")
-    await pool.submit("t1")
-    await pool.has_begun("t1 call")
-    await pool.crash()
-    await pool.cancel("t1")
-    pool.worker.begin()
-    assert (await pool.outcome("t1")).status == "cancelled"
+    await cancel_while_the_worker_is_gone(pool)
     made = 0 if budget is POT else 1
     assert await rows(pool, made) == [("cut", ESTIMATE)] * made
 

@@ -141,6 +141,15 @@ class MissingAgents:
             ]
         return cancels
 
+    async def _end_cancelled(self) -> None:
+        """End the cancelled tasks of agents that were named since; the next look tries again those left."""
+        for agent_id in self._named & self._cancelled.keys():
+            tasks = self._cancelled[agent_id]
+            for task_id, tenant_id in [*tasks]:
+                with suppress(NotFound):  # its contents and record were deleted meanwhile
+                    await self.cancel(task_id, tenant_id)
+                tasks.discard((task_id, tenant_id))
+
     async def _now(self, tenant_id: str | None = None) -> Mapping[str, MissingAgent]:
         log = self._mesh.log
         missing = [name for name in await log.view(open_agents, tenant_id) if self.is_missing(name)]
@@ -163,10 +172,9 @@ class MissingAgents:
             if agent_id in self._suspects and agent_id not in self._named:
                 self._record(AGENT_MISSING, agent)
                 self._named.add(agent_id)
-                for task_id, tenant_id in self._cancelled.pop(agent_id, ()):
-                    await self.cancel(task_id, tenant_id)
         self._suspects = {*missing}
         self._cancelled = {name: tasks for name, tasks in self._cancelled.items() if name in missing}
+        await self._end_cancelled()
         for agent_id in [name for name in self._named | self._named_before if not self.is_missing(name)]:
             returned = await self._mesh.log.view(missing_agents, None, [agent_id])
             self._record(AGENT_RETURNED, *(returned or [MissingAgent(agent_id=agent_id, tasks=0)]))

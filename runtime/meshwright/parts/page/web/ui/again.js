@@ -107,7 +107,7 @@ export async function cancelOne(id) {
   };
   const isDone = await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work });
   if (isDone && task.status === "cancelled") notice.value = { text: "It is cancelled" };
-  else if (isDone && task.missing_agent) notice.value = { text: `It ends once its agent ${task.missing_agent} is back, or was looked for in vain` };
+  else if (isDone && task.missing_agent) notice.value = { text: `It ends once its agent ${task.missing_agent} is back, or within seconds if no process has it` };
 }
 
 /** The task as it is after its cancel. Throws where it had ended by itself before. @param {any} task */
