@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
@@ -14,7 +16,7 @@ from msgspec import field
 
 from meshwright.core.capability import AgentInfo
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
+from meshwright.core.errors import Forbidden, HostError, InvalidInput, NotFound, nearest
 from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.engine.events.filter import EventFilter, seconds
@@ -37,6 +39,8 @@ from meshwright.money.forecast import with_pace
 from meshwright.money.keys import Keys
 from meshwright.money.task_costs import TaskEstimate, estimate_task
 
+_logger = logging.getLogger("meshwright.money")
+_PARKED_SECONDS = 5.0  # within which the log has the wait of a call that was refused
 _MAX_ESTIMATED = 20  # items whose agents are estimated
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
 
@@ -78,6 +82,34 @@ class Spending:
         self._allowances = allowances
         self._registry = registry
         self._keys = keys
+        self._waking = set[asyncio.Task[None]]()
+
+    async def start(self) -> None:
+        """Wake what waits for money: settings may have other budgets than before."""
+        self._wake_later(None, 0.0, set())
+
+    async def stop(self) -> None:
+        """Wake nothing more; the next start does."""
+        for waking in self._waking:
+            waking.cancel()
+        await asyncio.gather(*self._waking, return_exceptions=True)
+
+    async def _wake(self, account: str | None = None) -> None:
+        """Wake what waits for an account, or for any; soon after also calls that were just being refused."""
+        woken = await wake_waiting(self._runtime, self._log, "money", account)
+        self._wake_later(account, _PARKED_SECONDS, {*woken})
+
+    def _wake_later(self, account: str | None, seconds: float, but: Collection[tuple[str, str, str]]) -> None:
+        async def wake() -> None:
+            await asyncio.sleep(seconds)
+            try:
+                await wake_waiting(self._runtime, self._log, "money", account, but)
+            except HostError as error:  # they look again by themselves
+                _logger.warning("Cannot wake the tasks that wait for money: %s", error)
+
+        waking = asyncio.create_task(wake(), name="wake what waits for money")
+        self._waking.add(waking)
+        waking.add_done_callback(self._waking.discard)
 
     async def costs(self, query: CostQuery) -> Costs:
         """The costs of calls of models, most expensive first, with what budgets hold. Raises InvalidInput."""
@@ -141,7 +173,7 @@ class Spending:
         else:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
         view = await self._budgets.add(account, amount, cheaper=cheaper)
-        await wake_waiting(self._runtime, self._log, "money")  # after the change is durable: they ask at once
+        await self._wake(account.id)  # after the change is durable: they ask at once
         [paced] = await with_pace(self._log, [view], self._runtime.clock.now())
         return paced
 
@@ -162,7 +194,7 @@ class Spending:
             problem = f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one"
             raise Forbidden(problem, remedy="An operator of the default tenant may deny it", field="key")
         await self._budgets.deny(account, reason, caller.requested_by)
-        await wake_waiting(self._runtime, self._log, "money")
+        await self._wake(account.id)
 
     async def allow(
         self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
@@ -180,13 +212,13 @@ class Spending:
             remedy = "Name an agent, or that of a key"
             self._registry.check_agent(agent_id, of_keys, field="whose", remedy=remedy)
         budget = await self._allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
-        await wake_waiting(self._runtime, self._log, "money")
+        await self._wake()
         return budget
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
         """Remove somebody's allowances. Raises NotFound."""
         removed = await self._allowances.remove(whose, tenant_id=tenant_id)
-        await wake_waiting(self._runtime, self._log, "money")
+        await self._wake()
         return removed
 
     async def estimate(

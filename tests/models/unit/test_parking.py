@@ -1,6 +1,7 @@
 """When a run whose provider is away tries again."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -91,5 +92,12 @@ def test_no_run_tries_for_money_between_a_renewal_and_the_turn_of_its_priority(p
     tries = [tries_again_at(error, NOW, 0, priority) for _ in range(200)]
     pauses = [(due_at - NOW).total_seconds() for due_at in tries if due_at is not None]
     assert len(pauses) == 200
-    assert {pause < renews for pause in pauses} == {True, False}
-    assert all(pause < renews or turn <= pause <= turn + 0.5 for pause in pauses)
+    assert all(turn <= pause <= turn + 0.5 for pause in pauses)
+
+
+@pytest.mark.parametrize(("on_empty", "renews"), [("wait", 30 * 86_400.0), ("ask", None)])
+def test_a_run_does_not_look_again_and_again_for_money(on_empty: Any, renews: float | None) -> None:
+    error = BudgetExceeded("The month's money is spent", on_empty=on_empty)
+    error.retry_after_seconds = renews
+    tries = [tries_again_at(error, NOW, pauses, 5) for pauses in range(10)]
+    assert all(due_at is not None and due_at - NOW >= timedelta(hours=4) for due_at in tries)

@@ -128,6 +128,41 @@ async def test_a_task_that_waits_for_money_goes_on_once_its_budget_is_raised(
     assert (raised["payload"]["amount_usd"], raised["payload"]["limit_usd"]) == ("1", "1.0001")
 
 
+async def test_a_raise_wakes_no_task_that_waits_for_another_budget(api: Api, admin: Client) -> None:
+    poor, raised = [
+        await submitted(api, agent_id="clerk", budget_usd="0.0001", on_empty="ask") for _ in range(2)
+    ]
+    await parked(api, 2)
+    shown = await mesh("budgets", "raise", raised, "1", "--url", api.url, MESH_API_KEY=TOKEN)
+    assert shown.status == 0, shown
+    assert (await api.client.outcome(raised)).success
+    resumed = (await api.get("/events", event_type="task.resumed"))["items"]
+    assert {event["task_id"] for event in resumed} == {raised}
+    assert (await api.get(f"/tasks/{poor}"))["status"] == "waiting"
+
+
+async def test_tasks_that_are_refused_while_their_budget_is_raised_go_on(api: Api, admin: Client) -> None:
+    await admin.allow("clerk", "0.0001/day", on_empty="wait")
+    await submitted(api, agent_id="clerk")
+    await parked(api)
+    tasks = [await submitted(api, agent_id="clerk") for _ in range(20)]
+    await admin.raise_budget("5", budget="allow-agent-clerk-day")
+    outcomes = await asyncio.gather(*map(api.client.outcome, tasks))
+    assert all(outcome.success for outcome in outcomes)
+
+
+async def test_a_start_with_a_larger_budget_lets_waiting_tasks_go_on(
+    tmp_path: Path, fake: FakeProvider
+) -> None:
+    settings = {"model": "http", "litellm_base_url": fake.url, "default_price": PRICE}
+    day = {"name": "day", "window": "day", "on_empty": "wait"}
+    async with http_mesh(tmp_path, Clerk, budgets=[{**day, "limit_usd": "0.0001"}], **settings) as api:
+        task_id = await submitted(api, agent_id="clerk")
+        await parked(api)
+    async with http_mesh(tmp_path, Clerk, budgets=[{**day, "limit_usd": "5"}], **settings) as api:
+        assert (await api.client.outcome(task_id)).success
+
+
 async def test_the_page_of_a_task_says_what_its_tree_has_spent_of_its_budget(api: Api) -> None:
     task_id = await api.finished(agent_id="chief", payload={"text": "Go."}, budget_usd="5")
     shown = await mesh("task", task_id, "--url", api.url)

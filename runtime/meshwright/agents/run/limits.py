@@ -305,6 +305,7 @@ _MAX_SLOW_PAUSES = 5
 """In a row, for a model that does not answer in time: it may just be slow, and its answers cost."""
 _SECONDS_A_PRIORITY = 0.5  # that tasks of the next lower priority come later when a budget renews
 _MAX_PRIORITY = 10
+_LOOKS_SECONDS = 6 * 3600.0  # after which a run looks by itself, in case that nothing has woken it
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,15 +339,15 @@ class Parking:
 def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: int) -> datetime | None:
     """When a run that paused so often in a row for money tries again; None where its budget says to fail.
 
-    Runs that wait for the same budget to renew come back one after another, the most urgent first. One that
-    is raised before wakes them.
+    Runs that wait for the same budget to renew come back one after another, the most urgent first. A budget
+    that is raised before, and a start of the mesh, wake them.
     """
     if error.is_busy:  # calls under way hold the money
         seconds = Backoff(5.0, 120.0, jitter=0.5, failures=pauses).next()
     elif error.on_empty not in ("wait", "ask"):
         return None
-    else:  # the limit may have been raised before the run has parked
-        seconds = Backoff(15.0, 3600.0, jitter=0.25, failures=pauses).next()
+    else:
+        seconds = _LOOKS_SECONDS * random.uniform(0.75, 1.0)
         renews = error.retry_after_seconds
         if renews is not None and seconds >= renews:
             seconds = renews + (_MAX_PRIORITY - priority + random.random()) * _SECONDS_A_PRIORITY

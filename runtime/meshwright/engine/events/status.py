@@ -57,8 +57,9 @@ _COUNT_WAITS = (
 _WAITS_FOR = (
     "SELECT waits.tenant_id, waits.task_id, wait_key FROM waits LEFT JOIN tasks ON "
     "tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id "
-    "WHERE kind = ? ORDER BY coalesce(tasks.priority, 5) DESC, since"
+    "WHERE kind = :kind {} ORDER BY coalesce(tasks.priority, 5) DESC, since"
 )
+_FOR_ACCOUNT = "AND account = :account"
 _REASONS = "SELECT seq, reason FROM waits WHERE seq"
 _AGENTS = """
     WITH RECURSIVE agents (name) AS (
@@ -228,9 +229,14 @@ class WaitProjection:
         session.execute("DELETE FROM waits WHERE seq >= ?", (oldest,))
 
 
-def waits_for(session: Session, kind: WaitKind) -> list[tuple[str, str, str]]:
-    """(tenant_id, task_id, key) of every wait of a kind: the most urgent first, then the oldest."""
-    return session.execute(_WAITS_FOR, (kind,)).fetchall()
+def waits_for(session: Session, kind: WaitKind, account: str | None) -> list[tuple[str, str, str]]:
+    """(tenant_id, task_id, key) of every wait of a kind: the most urgent first, then the oldest.
+
+    With an `account` only those for its money.
+    """
+    values = {"kind": kind} if account is None else {"kind": kind, "account": session.bindable(account)}
+    query = _WAITS_FOR.format("" if account is None else _FOR_ACCOUNT)
+    return session.execute(query, values).fetchall()
 
 
 def waits_for_events(session: Session) -> list[int]:

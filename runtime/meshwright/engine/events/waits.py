@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -227,8 +227,18 @@ class EventWaits:
 _AT_ONCE = 100  # their turns share commits
 
 
-async def wake_waiting(runtime: Runtime, log: EventLog, kind: WaitKind) -> None:
-    """Wake each task that waits for such: the most urgent first, then the longest waiting."""
+async def wake_waiting(
+    runtime: Runtime,
+    log: EventLog,
+    kind: WaitKind,
+    account: str | None = None,
+    but: Collection[tuple[str, str, str]] = (),
+) -> list[tuple[str, str, str]]:
+    """Wake each task that waits for such: the most urgent first, then the longest waiting.
+
+    With an `account` only those that wait for its money. Returns (tenant_id, task_id, key) of those that it
+    woke; `but` names some to leave alone.
+    """
 
     async def wake(tenant_id: str, task_id: str, key: str) -> None:
         with suppress(NotFound):  # a task of long ago
@@ -236,6 +246,7 @@ async def wake_waiting(runtime: Runtime, log: EventLog, kind: WaitKind) -> None:
             if (thread := thread_ref(record, task)) is not None:
                 await runtime.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
 
-    waits = await log.view(waits_for, kind)
+    waits = [wait for wait in await log.view(waits_for, kind, account) if wait not in but]
     for start in range(0, len(waits), _AT_ONCE):
         await asyncio.gather(*[wake(*wait) for wait in waits[start : start + _AT_ONCE]])
+    return waits

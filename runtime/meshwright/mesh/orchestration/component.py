@@ -80,7 +80,7 @@ class OrchestrationComponent(Component):
         tasks = mesh.provide(Tasks(mesh))
         mesh.provide(StatusReader(mesh))
         waits = EventWaits(runtime, mesh.database, mesh.log, tasks.resume)
-        self.parts += [admission, own, waits, missing] if mesh.role.is_front else [own]
+        self.parts += [admission, own, waits, missing, spending] if mesh.role.is_front else [own]
 
     def _registrations(self) -> list[Registration]:
         """How the agents and apps of this process make themselves known; the latter take no tasks."""
