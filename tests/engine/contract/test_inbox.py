@@ -55,6 +55,20 @@ async def test_a_question_holds_all_that_an_answer_needs(store: LogOnFile) -> No
     assert question.may_answer == ("ann",) and question.expires_at == fields["expires_at"]
 
 
+async def test_doubts_are_listed_before_all_that_is_older_page_by_page(store: LogOnFile) -> None:
+    paths = ("1", "2", "3", "0.1", "0.b.2")
+    await store.write([*begun("t-1"), *(waiting("t-1", path) for path in paths)])
+    listed, cursor = list[str](), None
+    while True:
+        page = await Inbox(store.log).page("default", limit=1, cursor=cursor)
+        listed += [question.question for question in page.items]
+        if (cursor := page.cursor) is None:
+            break
+    assert listed == ["May 0.1?", "May 0.b.2?", "May 1?", "May 2?", "May 3?"]
+    by_age = await questions(store, with_ended=True, limit=4)
+    assert [question.question for question in by_age] == ["May 1?", "May 2?", "May 3?", "May 0.1?"]
+
+
 async def test_what_was_answered_or_has_expired_leaves_the_list_and_says_how(store: LogOnFile) -> None:
     paths = {"1": "answered", "2": "expired", "b1.1": "open"}
     await store.write([*begun("t-1"), *(waiting("t-1", path) for path in paths)])
@@ -218,8 +232,8 @@ async def test_items_of_parts_from_an_earlier_version_are_forgotten(store: LogOn
         """Have the rows that the first version had, one of an event that is in the log no more."""
         for seq, wait_id in ((-1, "mcp/old/7"), (1, "mcp/own/1")):
             item = before[0].model_copy(update={"id": f"i{seq}", "seq": seq, "wait_id": wait_id})
-            values = (item.id, seq, "default", "", 0, 0, None, None, encode(item).decode())
-            session.execute(f"INSERT INTO inbox VALUES ({', '.join('?' * 9)})", values)
+            values = (item.id, seq, "default", "", 0, 0, None, None, encode(item).decode(), 1)
+            session.execute(f"INSERT INTO inbox VALUES ({', '.join('?' * 10)})", values)
         session.execute("UPDATE projection_positions SET version = 1 WHERE name = 'inbox'", ())
 
     await store.database.write(as_before)

@@ -175,7 +175,7 @@ class Asker(Agent):
 _COPY_QUESTIONS = """
     WITH RECURSIVE copies (copy) AS (SELECT 1 UNION ALL SELECT copy + 1 FROM copies WHERE copy < ?)
     INSERT INTO inbox SELECT id || copy, seq, tenant_id, task_id || copy, generation, attempt, account,
-        ended_at, document FROM copies, inbox WHERE ended_at IS NOT NULL
+        ended_at, document, rank FROM copies, inbox WHERE ended_at IS NOT NULL
 """
 
 

@@ -372,7 +372,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
     async def inbox(
         self, *, id: str | None = None, ended: bool = False, limit: int = 50, **fields: Unpack[FilterFields]
     ) -> list[Question]:
-        """Questions that wait for people, the oldest first; with `ended` also the others.
+        """Questions that wait for people: doubts first, then the oldest; with `ended` all, by age.
 
         `id` is the beginning or the end of an id, or of the id of a task. The `fields` are those of the tasks
         that ask. Raises NotFound for a value of them that there never was.

@@ -34,15 +34,18 @@ from meshwright.engine.events.status import wait_account
 from meshwright.engine.events.task_lists import tenants_in
 from meshwright.engine.events.tasks import PRUNED, by_pruning, parse_cursor, pruned_tasks
 from meshwright.engine.sql.database import Row, Session
-from meshwright.engine.work.people import asks_for_money
+from meshwright.engine.work.people import asks_for_money, is_doubt
 
 _WAITING, _ENDED, _REACHED = "task.waiting", "wait.ended", "question.reached"
 _CLAIMED, _RELEASED, _REMINDED = "question.claimed", "question.released", "question.reminded"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
 _REFUSED_PARTS = {"402": "Credit", "404": "Model"}
 _DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
+_DOUBT, _OTHER = 0, 1  # ranks
+_AMONG_DOUBTS = "doubts:"  # of a cursor
 _MAX_PAGE = 500
-_COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "account", "ended_at", "document")
+_OF_ROW = ("id", "seq", "tenant_id", "task_id", "generation", "attempt")
+_COLUMNS = (*_OF_ROW, "account", "rank", "ended_at", "document")
 _INTO = f"inbox ({', '.join(_COLUMNS)})"
 _REPLACE = (
     "ON CONFLICT (id) DO UPDATE SET ended_at = excluded.ended_at, document = excluded.document, "
@@ -174,7 +177,7 @@ class QuestionClaim(View):
 
 
 class InboxPage(View):
-    """Some questions, the oldest first; `cursor` asks for those that follow, and is None at the end."""
+    """Some questions in their order; `cursor` asks for those that follow, and is None at the end."""
 
     items: tuple[Question, ...]
     cursor: str | None = None
@@ -196,12 +199,14 @@ class Inbox:
         cursor: str | None = None,
         of_task: TaskFilter | None = None,
     ) -> InboxPage:
-        """A tenant's questions, the oldest first, at most 500; `with_ended` also those that have ended.
+        """A tenant's open questions, doubts first, then the oldest, at most 500.
+
+        With `with_ended` also those that have ended, all from the oldest on.
 
         `id` is an end or a beginning of their ids, or of the ids of their tasks, or a whole `wait_id`;
         `of_task` says which tasks ask. Raises InvalidInput for a wrong cursor.
         """
-        after = 0 if cursor is None else parse_cursor(cursor)
+        after = _parse_place(cursor, with_ended=with_ended)
         await self._log.index_for(of_task)
         view = self._log.view if of_task is None else self._log.view_apart
         return await view(_list, tenant_id, id, with_ended, limit, after, of_task)
@@ -404,6 +409,7 @@ def _question_row(document: dict[str, Any]) -> Row:
         generation,
         attempt,
         account,
+        _DOUBT if is_doubt(question.wait_id) else _OTHER,
         ended_at,
         encode(fields).decode(),
     )
@@ -427,12 +433,16 @@ def _list(
     id: str | None,
     with_ended: bool,
     limit: int,
-    after: int,
+    after: tuple[int, int],
     of_task: TaskFilter | None,
 ) -> InboxPage:
     limit = max(1, min(limit, _MAX_PAGE))
-    values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
-    conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if with_ended else [_IS_OPEN])]
+    values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "limit": limit + 1}
+    conditions, order = ["tenant_id = :tenant_id", "seq > :after"], "seq, id"
+    values["after"] = after[1]
+    if not with_ended:
+        conditions, order = [conditions[0], "(rank, seq) > (:rank, :after)", _IS_OPEN], "rank, seq, id"
+        values["rank"] = after[0]
     if id is not None:
         values |= {"id": session.bindable(id), "of_wait": question_id(tenant_id, id)}
         ends = [
@@ -447,11 +457,25 @@ def _list(
     table = session.by_index("inbox", "inbox_by_tenant" if with_ended else "inbox_open")
     query = (
         f"SELECT {_SHOWN} FROM {table} "  # noqa: S608 conditions are code
-        f"WHERE {' AND '.join(conditions)} ORDER BY seq, id LIMIT :limit"
+        f"WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT :limit"
     )
     rows = session.execute(query, values).fetchall()
     items = tuple(_shown(session, *row) for row in rows[:limit])
-    return InboxPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
+    cursor = _make_cursor(items[-1], with_ended=with_ended) if len(rows) > limit else None
+    return InboxPage(items=items, cursor=cursor)
+
+
+def _make_cursor(last: Question, *, with_ended: bool) -> str:
+    return f"{_AMONG_DOUBTS if is_doubt(last.wait_id) and not with_ended else ''}{last.seq}"
+
+
+def _parse_place(cursor: str | None, *, with_ended: bool) -> tuple[int, int]:
+    """The rank and the `seq` after which a page begins. Raises InvalidInput for a wrong cursor."""
+    if cursor is None:
+        return _DOUBT, 0
+    if cursor.startswith(_AMONG_DOUBTS) and not with_ended:
+        return _DOUBT, parse_cursor(cursor.removeprefix(_AMONG_DOUBTS))
+    return _OTHER, parse_cursor(cursor)
 
 
 def _find(session: Session, tenant_id: str, row_id: str) -> Question | None:

@@ -99,7 +99,9 @@ class InboxOperations(Acting):
         cursor: str | None = None,
         **of_task: Any,
     ) -> InboxPage:
-        """List the questions that tasks have for people, the oldest first.
+        """List the questions that tasks have for people: tools in doubt first, then the oldest.
+
+        With `ended` they are all from the oldest on.
 
         To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
         `POST /tasks/{task_id}/answer`; for one with a `source`, send its `id` to `POST /inbox/answer`.
