@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from socket import create_server
+from socket import create_server, gethostname
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -284,13 +284,25 @@ async def _serve(
     with watched as watch_api:
         async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
+            address = f"{gethostname()}:{listener.getsockname()[1]}"
+            _tell(mesh, "mesh.started", address)
             groups = groups_before_apart(mesh.settings)
             if groups is not None:
                 mesh.database.write_apart(after_groups=groups)
             await serving(mesh, listener, partial(watch_api, listener))
             has_drained = await _drain(worker, mesh.settings.drain_seconds)
+            _tell(mesh, "mesh.stopped", address)
     if not has_drained:
         raise click.Abort
+
+
+def _tell(mesh: Mesh, event_type: str, address: str) -> None:
+    """Have the log say that a process which serves callers began, or was stopped."""
+    from meshwright.engine.events.event_types import ProcessEvent
+
+    if mesh.role.is_front:
+        event = ProcessEvent(address=address, pid=os.getpid(), store=mesh.settings.store)
+        mesh.tell(event_type, event)
 
 
 async def _serve_api(

@@ -15,7 +15,7 @@ from meshwright.engine.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.page import ADMIN, ADMINS, Releaser
 from tests.support.postgres import Address
-from tests.support.running_mesh import mesh
+from tests.support.running_mesh import mesh, mesh_up
 
 
 class Sour(Agent):
@@ -113,3 +113,26 @@ async def test_a_time_of_day_is_the_last_one_here(tmp_path: Path) -> None:
         assert wrong.status == 2 and "is not a time" in wrong.err
         bare = await mesh("story", "--since", "22:00", "--url", api.url)
         assert "22:00" in bare.out.splitlines()[0] and "nothing failed, went away" in bare.out, bare
+
+
+async def test_a_story_says_when_the_mesh_was_killed_and_when_it_was_stopped(tmp_path: Path) -> None:
+    async with mesh_up(tmp_path) as running:
+        begun = (await running.get("/events")).body["items"]
+        await running.submit("Hello")
+        await running.kill()
+    async with mesh_up(tmp_path) as running:
+        story = (await running.get("/story", since="1h")).body
+        [killed] = [line for line in story["lines"] if line["kind"] == "killed"]
+        events = (await running.get("/events", event_type="mesh.started")).body["items"]
+        assert (len(events), killed["count"], killed["last"]) == (2, 1, events[1]["time"])
+        assert begun[-1]["time"] <= killed["first"] < killed["last"]
+        assert killed["text"] == "The mesh was killed, last seen at the first time here, and is back"
+        assert await running.stop() == 0
+    told = await mesh("story", "--data", str(tmp_path))
+    assert "The mesh was stopped  " in told.out and "The mesh was killed, last seen" in told.out, told
+    async with mesh_up(tmp_path) as running:
+        story = (await running.get("/story", since="1h")).body
+        kinds = {line["kind"]: line["text"] for line in story["lines"] if line["kind"] != "broke off"}
+        assert kinds["stopped"] == "The mesh was stopped, and is back"
+        rows = await mesh(*split(story["lines"][0]["command"])[1:], "--url", running.url)
+        assert rows.status == 0, rows

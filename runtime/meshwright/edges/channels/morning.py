@@ -31,7 +31,7 @@ _MAX_PAST = timedelta(days=7)
 _MAX_LINES = 20
 _MAX_LINK_CHARS = 400
 _WHERE = {"slack": "channel", "mattermost": "channel_id"}
-_WEIGHTS = ("lost", "away", "failed", "broke off", "waited", "answered")
+_WEIGHTS = ("lost", "killed", "away", "failed", "broke off", "waited", "stopped", "answered")
 """The kinds of lines, those first that stay where there are too many."""
 
 Tell = Callable[[str, datetime, datetime], Awaitable["Story"]]

@@ -184,6 +184,7 @@ async def _bodies(parts: AsyncIterable[dict[str, Any]]) -> AsyncGenerator[bytes]
 
 
 def _asgi_scope(request: Request) -> dict[str, Any]:
+    path, _, query = request.path.partition("?")
     headers = {"host": "localhost", "content-length": str(len(request.body)), **request.headers}
     return {
         "type": "http",
@@ -191,10 +192,10 @@ def _asgi_scope(request: Request) -> dict[str, Any]:
         "http_version": "1.1",
         "method": request.method,
         "scheme": "http",
-        "path": unquote(request.path),
-        "raw_path": request.path.encode(),
+        "path": unquote(path),
+        "raw_path": path.encode(),
         "root_path": "",
-        "query_string": urlencode(request.params).encode(),
+        "query_string": "&".join(filter(None, (query, urlencode(request.params)))).encode(),
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
         "client": ("127.0.0.1", 0),
         "server": ("127.0.0.1", 80),

@@ -151,6 +151,24 @@ class TraceSpans(Payload, type="trace.spans", topic=topics.TRACES):
         return (f"{len(self.spans)} spans",) if "spans" in event["payload"] else None
 
 
+class ProcessEvent(
+    Payload,
+    type="mesh.started mesh.stopped",
+    word={"mesh.started": "mesh", "mesh.stopped": "mesh"},
+    listed="address (host and port), pid, store: `mesh up` began to serve, or was stopped; a killed one logs "
+    "nothing",
+):
+    """A process of `mesh up` began to serve, or was stopped."""
+
+    address: Fact[str]
+    pid: Fact[int]
+    store: Fact[str]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        verb = "starts" if event["event_type"] == "mesh.started" else "stops"
+        return (f"process {self.pid} {verb} at {self.address}",)
+
+
 class WorkerHeld(
     Payload, type="worker.held worker.begun", word={"worker.held": "worker", "worker.begun": "worker"}
 ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 
@@ -79,7 +78,7 @@ def story(target: Target, since: str, as_json: bool) -> None:
     """
 
     async def ask(mesh: Connection) -> tuple[Document, str]:
-        return await mesh.client.call("GET", f"/story?{urlencode({'since': since})}"), mesh.options
+        return await mesh.client.call("GET", "/story", since=since), mesh.options
 
     told, options = talk(target, ask)
     click.echo(json.dumps(told, ensure_ascii=False) if as_json else story_text(told, options))

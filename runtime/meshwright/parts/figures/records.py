@@ -226,17 +226,18 @@ class Trends(View, kw_only=True):
     is_cut: bool = False
 
 
-StoryKind = Literal["away", "lost", "waited", "broke off", "failed", "answered"]
+StoryKind = Literal["away", "lost", "stopped", "killed", "waited", "broke off", "failed", "answered"]
 
 
 class StoryLine(View, kw_only=True):
     """One thing that happened, however often, as a line of a story."""
 
     kind: StoryKind
-    """Its subject: a model, broker or agent that was away, a store that lost something, tasks that waited,
-    runs whose process ended, tasks that failed, questions that people answered."""
+    """Its subject: a model, broker or agent that was away, a store that lost something, a mesh that was
+    stopped or killed, tasks that waited, runs whose process ended, tasks that failed, questions that people
+    answered."""
     first: datetime
-    """When it first happened."""
+    """When it first happened; for a mesh that was killed, when it was last seen."""
     last: datetime
     """When it last happened; for what was away and is back, when it came back."""
     count: int

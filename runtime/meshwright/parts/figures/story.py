@@ -16,7 +16,7 @@ from meshwright.core.events import Event
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.core.task_events import TaskWaiting, WaitEnded, WaitKind, WorkBrokeOff
 from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
-from meshwright.engine.events.event_types import LossNoticed, StoreEmptied
+from meshwright.engine.events.event_types import LossNoticed, ProcessEvent, StoreEmptied
 from meshwright.engine.events.filter import MAX_LIMIT, EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.task_lists import tenants_in
@@ -32,6 +32,8 @@ _BACK, _CUT_OFF, _CONNECTED = "deployment.recovered", "edge.disconnected", "edge
 _MISSING, _RETURNED = "agent.missing", "agent.returned"
 _LOST = ("store.loss_noticed", "store.emptied")
 _WAITING, _ANSWERED, _BROKE_OFF = "task.waiting", "wait.ended", "work.broke_off"
+_STARTED, _STOPPED = "mesh.started", "mesh.stopped"
+_BEFORE = 50  # starts and stops before the time, of which one may begin an absence that ends in it
 _AWAY = *_LEFT_ALONE, _BACK, _CUT_OFF, _CONNECTED, _MISSING, _RETURNED
 _TYPES = (*_AWAY, *_LOST, _WAITING, _ANSWERED, _BROKE_OFF)
 _FAILED = (
@@ -41,6 +43,8 @@ _FAILED = (
     "ORDER BY completed_at DESC LIMIT :limit) AS ended GROUP BY 1, 2, 3 ORDER BY 5, 1, 2, 3 LIMIT :lines"
 )
 _OPTIONS = {"agent_id": "agent", "event_type": "type"}  # of commands, where they differ from filters
+_ALONE = "sqlite"
+"""The store of a mesh of one process."""
 _ENDS = {"failed": "failed", "timed_out": "timed out"}
 
 
@@ -63,7 +67,7 @@ async def read_story(log: EventLog, tenant_id: str | None, since: datetime, unti
     cut = [event_type for event_type, some in rows.items() if some.is_cut]
     events = {event_type: some.events for event_type, some in rows.items()}
     lines = [*_deployments(events), *_brokers(events), *_agents(events), *_losses(events), *_waits(events)]
-    lines += [*_broken_off(events), *failed, *_answers(events)]
+    lines += [*_broken_off(events), *failed, *_answers(events), *await _absences(log, tenant_id, since)]
     return Story(
         since=since,
         until=until,
@@ -153,6 +157,58 @@ def _absence(events: Sequence[Event], back: datetime | None, words: tuple[str, s
     is_back = back is not None and back >= last.time
     changes = {"last": back, "text": f"{words[1]}, and is back"} if is_back else {}
     return replace(line, count=len(events), **changes)
+
+
+async def _absences(log: EventLog, tenant_id: str | None, since: datetime) -> list[StoryLine]:
+    """When the mesh did not run: a start behind another without a stop between them follows a crash."""
+    some = list[Event]()
+    for event_type in (_STARTED, _STOPPED):
+        of_type = EventFilter(event_type=event_type, tenant_id=tenant_id, order="desc")
+        before = of_type.model_copy(update={"until": since, "limit": _BEFORE})
+        some += await log.query(before)
+        some += await log.query(of_type.model_copy(update={"since": since, "limit": MAX_LIMIT}))
+    last = dict[str, Event]()
+    absences: defaultdict[StoryKind, list[tuple[datetime, datetime | None]]] = defaultdict(list)
+    for event in sorted({event.seq: event for event in some}.values(), key=lambda event: event.seq or 0):
+        process = ProcessEvent.read(event)
+        if process is None:
+            continue
+        key = "" if process.store == _ALONE else process.address
+        before = last.get(key)
+        last[key] = event
+        if event.event_type == _STARTED and before is not None and event.time >= since:
+            if before.event_type == _STOPPED:
+                absences["stopped"].append((before.time, event.time))
+            else:
+                seen = await _last_seen(log, before, event, alone=not key)
+                absences["killed"].append((seen, event.time))
+    for event in last.values():
+        if event.event_type == _STOPPED and event.time >= since:
+            absences["stopped"].append((event.time, None))
+    return [_stop_line(kind, times) for kind, times in absences.items()]
+
+
+async def _last_seen(log: EventLog, before: Event, start: Event, *, alone: bool) -> datetime:
+    """When a process that began with one event last recorded something before the next start."""
+    own = None if alone else before.aggregate_id
+    newest = EventFilter(before_seq=start.seq, after_seq=(before.seq or 1) - 1, order="desc", limit=1)
+    events = await log.query(newest.model_copy(update={"aggregate_id": own}))
+    return max([before.time, *(event.time for event in events)])
+
+
+def _stop_line(kind: StoryKind, times: Sequence[tuple[datetime, datetime | None]]) -> StoryLine:
+    is_back = times[-1][1] is not None
+    number = "" if len(times) == 1 else f" {len(times):,} times"
+    seen = ", last seen at the first time here" if kind == "killed" else ""
+    first = times[0][0]
+    return StoryLine(
+        kind=kind,
+        first=first,
+        last=times[-1][1] or times[-1][0],
+        count=len(times),
+        text=f"The mesh was {kind}{number}{seen}{', and is back' if is_back else ''}",
+        **_rows("events", first.timestamp(), event_type=_STARTED if is_back else _STOPPED),
+    )
 
 
 def _losses(events: dict[str, Sequence[Event]]) -> Iterator[StoryLine]:

@@ -8,7 +8,7 @@ import { Text } from "./unseen.js";
 const AWAY_MS = 3_600_000;
 const LOOK_MS = 60_000;
 const SHOWN = isWide ? 8 : 3;
-const BAD = ["away", "failed", "lost"];
+const BAD = ["away", "failed", "killed", "lost"];
 /** Whether two times are of one minute. @param {string} one @param {string} other */
 const isOnce = (one, other) => one.slice(0, 16) === other.slice(0, 16);
 /** Since when nobody has seen the page; "" while somebody does. */
