@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from meshwright import Agent, Capability, MeshError, Run, TaskRequest, ToolContext, tool
+from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import mesh_for
@@ -324,6 +325,47 @@ async def test_a_call_that_was_given_up_may_be_left_out_or_made(text: str, calls
     model = Slow(1)
     await ended(agent, model, text)
     assert model.calls.pop(text) == calls and set(model.calls.values()) == {1}
+    assert set(agent.taken.values()) == {1}
+
+
+class Unhurried(Tickets):
+    """Gives a call up at first, and later waits for its result, beside its legs."""
+
+    agent_id = "unhurried"
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        call = run.complete([{"role": "user", "content": "late"}])
+        is_first = not self.taken
+
+        async def first() -> None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(call, 0.05 if is_first else 60)
+
+        legs, _ = await asyncio.gather(super().run(run), first())
+        return legs
+
+
+async def test_a_call_that_is_made_beside_others_changes_the_place_of_none() -> None:
+    agent, model = type("TestUnhurried", (Unhurried,), {"taken": Counter()}), Slow(2)
+    await ended(agent, model)
+    assert model.calls.pop("late") == 2 and set(model.calls.values()) == {1}
+    assert set(agent.taken.values()) == {1}
+
+
+async def test_a_call_that_is_made_keeps_its_place_when_its_mesh_has_gone(tmp_path: Path) -> None:
+    agent = type("TestForgetful", (Forgetful,), {"taken": Counter()})
+    model = Slow(1)
+    async with kept(tmp_path, agent, model=model) as mesh:
+        request = TaskRequest(agent_id=agent.agent_id, payload={"text": "late"})
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
+        async for event in mesh.log.tail(EventFilter(after_seq=0, event_type="model.called")):
+            if model.calls["late"] == 2 and event.fields["outcome"] == "ok":
+                break  # its result is recorded, and the code has not got it yet
+    async with kept(tmp_path, agent, model=model) as mesh:
+        outcome = await mesh.get(Tasks).outcome(task_id)
+        view = await mesh.get(Tasks).task(task_id)
+    assert outcome.success and len(view.attempts) == 1
+    assert model.calls.pop("late") == 2 and set(model.calls.values()) == {1}
     assert set(agent.taken.values()) == {1}
 
 

@@ -62,6 +62,8 @@ class RecordedOrder:
         """The results that came during a call that was given up, with the seconds from its begin to each."""
         self.late: dict[str, float] = {}
         """The branches that were asked for late, with the seconds since the order began."""
+        self.made: set[str] = set()
+        """The calls that were given up before and then made."""
 
     def add(self, value: Mapping[str, Any]) -> None:
         """Add what a record says."""
@@ -72,6 +74,8 @@ class RecordedOrder:
         self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
         self.seconds |= value.get("seconds", {})
         self.late |= value.get("late", {})
+        for name, place in value.get("placed", {}).items():
+            self.place(name, place)
         self.answers = value.get("answers", self.answers)
         self.before |= {*value.get("before", ())}
 
@@ -79,7 +83,14 @@ class RecordedOrder:
         """Note that a call which was given up before is made: its result has no place yet."""
         place = list(self.handed_out).index(name)
         del self.handed_out[name], self.given_up[name]
+        self.made.add(name)
         self.asked_at = {other: count - (count > place) for other, count in self.asked_at.items()}
+
+    def place(self, name: str, place: int) -> None:
+        """Note that the code got a result as the one behind `place` others."""
+        names = list(self.handed_out)
+        names.insert(place, name)
+        self.handed_out = dict.fromkeys(names)
 
     def asked_after(self) -> dict[int, list[str]]:
         """The branches that the code asked for, by the number of results that it had."""
@@ -147,6 +158,13 @@ class ResultOrder:
         self._unsaved_seconds: dict[str, dict[str, float]] = {}
         self._unsaved_late: dict[str, float] = {}
         self._unsaved_made: list[str] = []
+        self._unsaved_placed: dict[str, int] = {}
+        self._made = recorded.made.difference(recorded.handed_out)
+        """The calls that were given up before and are made, until the code has their results."""
+        self._waiting_made: set[str] = set()
+        """Those among them whose results are there."""
+        self._due: set[str] = set()
+        """Those among them that come now, since the code asks for nothing else."""
         self._began_at = time.monotonic()
         self._is_same_code = is_same_code
         self._times: dict[str, float] = {}
@@ -191,6 +209,7 @@ class ResultOrder:
     async def turn(self, name: str) -> None:
         """Return once it is the turn of a branch."""
         while self._is_resting or not self._is_due(name):
+            self._waiting_made |= self._made & {name}
             await self._wait()
         if self.to_give_up:
             await self._pace(name)
@@ -203,9 +222,13 @@ class ResultOrder:
                 self._change()
 
     def make(self, name: str) -> None:
-        """Note that a call which was given up before is made: the others wait no longer for its turn."""
+        """Note that a call which was given up before is made: the others wait no longer for its turn.
+
+        Its result comes behind the recorded ones, or once the code waits for it alone.
+        """
         self.recorded.make(name)
         self._unsaved_made.append(name)
+        self._made.add(name)
         self._asked_after = self.recorded.asked_after()
         if name in self._left:
             self._left.remove(name)
@@ -251,9 +274,10 @@ class ResultOrder:
             "seconds": {name: it for name, it in self._unsaved_seconds.items() if name not in left},
             "late": self._unsaved_late,
             "made": self._unsaved_made,
+            "placed": self._unsaved_placed,
         }
         self._unsaved_asked, self._unsaved_late = dict[str, int](), dict[str, float]()
-        self._unsaved_made = []
+        self._unsaved_made, self._unsaved_placed = list[str](), dict[str, int]()
         self._unsaved_heard = [*left]
         self._unsaved_given_up = {**left}
         self._unsaved_seconds = {name: it for name, it in self._unsaved_seconds.items() if name in left}
@@ -262,20 +286,40 @@ class ResultOrder:
         return {name: field for name, field in news.items() if field}
 
     def _is_due(self, name: str) -> bool:
+        if name in self._due:
+            return True
         return not self._required and (not self._left or self._left[-1] == name)
 
     def _note(self, name: str) -> None:
         if name in self.recorded.handed_out:
             if name in self._left:
                 self._left.remove(name)
+        elif name in self._due:
+            self._place(name)
         else:
             self._unsaved_heard.append(name)
+        self._made.discard(name)
+        self._waiting_made.discard(name)
+        self._due.discard(name)
         self.to_give_up.pop(name, None)
         self._times[name] = time.monotonic()
         self._count += 1
         self._asks_at_last = len(self._asked)
         self._require()
         self._change()
+
+    def _place(self, name: str) -> None:
+        """Note the place of a result among the recorded ones: what the code has not asked for comes later."""
+        self.recorded.place(name, self._count)
+        self._unsaved_placed[name] = self._count
+        later = {
+            other: count + 1
+            for other, count in self.recorded.asked_at.items()
+            if count >= self._count and other not in self._asked
+        }
+        self.recorded.asked_at |= later
+        self._unsaved_asked |= later
+        self._asked_after = self.recorded.asked_after()
 
     def _require(self) -> None:
         """Note what the code asks for before the next recorded hand-out."""
@@ -329,12 +373,18 @@ class ResultOrder:
     def _go_on(self) -> None:
         """Wait no longer for calls that were given up before; without those the code is another by now.
 
-        Code may not ask again for what it gave up, where two results came at nearly the same time.
+        Code may not ask again for what it gave up, where two results came at nearly the same time. It may
+        ask for nothing else until it has the result of such a call.
         """
+        if self._waiting_made and (self._left or self._required):
+            self._due |= self._waiting_made
+            self._change()
+            return
         optional = self.recorded.given_up.keys() - self._asked.keys()
         if self._required.isdisjoint(optional) and not optional.intersection(self._left[-1:]):
             self._left.clear()
             self._required.clear()
+            self._asked_after.clear()
             return
         self._required -= optional
         while self._left and self._left[-1] in optional:
