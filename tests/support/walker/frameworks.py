@@ -15,7 +15,7 @@ import httpx2
 import openai
 
 from meshwright import Run
-from meshwright.core.errors import HostError, ToolFailed
+from meshwright.core.errors import AgentError, HostError, ToolFailed
 from tests.support.walker.asks import SAY
 from tests.support.walker.programs import SHIELD, Op, Request
 from tests.support.walker.world import World
@@ -134,6 +134,7 @@ class Legs:
         place = f"{leg.place}.{at}"
         inner = leg.inner(f"{place}s")  # it is not within the place, which ends before
         work = asyncio.ensure_future(self._all(inner, op.branches[0]))
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be left behind
         self._shielded.append(work)
         try:
             async with asyncio.timeout(op.seconds * self._world.pace + _TIE_SECONDS):
@@ -169,7 +170,7 @@ class Legs:
         except HostError:  # the process ends
             raise
         except Exception as error:  # noqa: BLE001 frameworks catch all
-            return f"failed: {type(error).__name__}"
+            return failure(error)
 
     async def _complete(self, text: str) -> str:
         return (await self._run.complete([{"role": "user", "content": text}])).content
@@ -198,7 +199,7 @@ class Legs:
         except HostError:
             raise
         except Exception as error:  # noqa: BLE001 as above
-            return f"failed: {type(error).__name__}"
+            return failure(error)
 
     async def _stream_openai(self, text: str, pieces: int) -> list[str]:
         taken: list[str] = []
@@ -299,6 +300,13 @@ class Legs:
             raise
         except Exception as error:  # noqa: BLE001 as above
             return f"failed: {type(error).__name__}"
+
+
+def failure(error: Exception) -> str:
+    """What code hears of an error; raise HostError where its run has ended, and it was left behind."""
+    if isinstance(error, AgentError) and error.message.startswith("The run of this call has ended"):
+        raise HostError("the run has ended") from error
+    return f"failed: {type(error).__name__}"
 
 
 def check(response: Any) -> None:
