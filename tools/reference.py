@@ -76,6 +76,7 @@ EVERY_PART = {
     "webhooks": {"notify": True},
     "mcp": {"docs": {"command": "docs"}},
     "channels": {"chat": {"kind": "slack", "agent": "any", "token": "any", "secret": "any"}},
+    "external": {"any": {}},
 }
 """Settings with which every part that has routes joins a mesh."""
 

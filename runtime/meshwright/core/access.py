@@ -13,7 +13,8 @@ class Role(StrEnum):
     `viewer` sees facts: states of tasks, agents, costs, status, events without their contents. `contents`
     sees payloads, outcomes, prompts, transcripts and memories too. `submitter` makes tasks, calls models, and
     sees, cancels and answers its own tasks. `operator` cancels, retries, and manages budgets and schedules.
-    `approver` answers questions and decides on approvals. `admin` manages keys and configuration, and has
+    `approver` answers questions and decides on approvals. `worker` claims the tasks of external agents, and
+    decides on their outcomes. `admin` manages keys and configuration, and has
     every other role.
     """
 
@@ -22,6 +23,7 @@ class Role(StrEnum):
     SUBMITTER = "submitter"
     OPERATOR = "operator"
     APPROVER = "approver"
+    WORKER = "worker"
     ADMIN = "admin"
 
 

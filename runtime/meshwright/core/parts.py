@@ -53,6 +53,7 @@ NAMES = (
     "agents.skills.part:PART",
     "parts.coding.part:PART",
     "parts.remote.part:PART",
+    "parts.external.part:PART",
     "agents.part:AGENTS",
     "engine.events.part:PEOPLE",
     "mesh.orchestration.part:ORCHESTRATION",

@@ -26,7 +26,7 @@ from meshwright.core.messages import Fault, Usage
 from meshwright.core.money import ZERO, Amount
 from meshwright.core.payloads import Fact, Payload, declared
 
-WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
+WaitKind = Literal["person", "task", "timer", "event", "provider", "money", "program"]
 
 
 class TaskAccepted(Payload, type="task.accepted", topic=topics.TASK_PROGRESS, word="accepted"):
@@ -88,9 +88,9 @@ class TaskWaiting(
     WorkPayload,
     type="task.waiting",
     word="waiting",
-    listed="attempt, fence, key (to answer by), kind (person, task, timer, event, provider or money), asked, "
-    "subject, child_task_id, answer_schema, may_answer, digest (of the question), due_at, expires_at, "
-    "once (not idempotent steps), running, repeated",
+    listed="attempt, fence, key (to answer by), kind (person, task, timer, event, provider, money or "
+    "program), asked, subject, child_task_id, answer_schema, may_answer, digest (of the question), due_at, "
+    "expires_at, once (not idempotent steps), running, repeated",
 ):
     key: Fact[str]
     kind: Fact[WaitKind]
@@ -114,6 +114,8 @@ class TaskWaiting(
             return (f"for task {short_id(self.child_task_id)}, no slot held",)
         if self.kind == "person":
             return (f"for a person: {short(self.asked)}", "mesh inbox")
+        if self.kind == "program":
+            return (f"for a program: {short(self.asked)}",)
         if self.due_at:
             what = "next try" if self.kind in ("provider", "money") else "goes on"
             pause = duration(self.due_at - datetime.fromisoformat(event["time"]))  # readers have other zones

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, NoReturn, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
@@ -28,7 +28,7 @@ from meshwright.core.step_events import RunProgress, RunStateChanged, RunTitled,
 from meshwright.engine.events.tasks import make_title
 from meshwright.engine.work.paths import LifeCall
 from meshwright.engine.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
-from meshwright.engine.work.protocol import Wait
+from meshwright.engine.work.protocol import Wait, WaitKind
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.structure import ShapeT
 
@@ -339,6 +339,20 @@ class RunSteps:
     def begin_life_call(self, call: LifeCall) -> None:
         """Number the next call of the asyncio task as one of a program outside."""
         self._journal.begin_life_call(call)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the run is being suspended, since all that is left of it waits."""
+        return self._journal.suspended is not None
+
+    async def confirm(self) -> None:
+        """Return once every step so far is durable."""
+        await self._journal.confirm()
+
+    async def park(self, kind: WaitKind, reason: str, due_at: datetime) -> NoReturn:
+        """Give up the slot, and begin the run again once somebody resumes it, or at a time."""
+        async with self._journal.open_step("park", {"for": kind}, costly=False):
+            await self._journal.park(kind, reason, due_at)
 
     @noted
     async def state(self, name: str, reason: str = "") -> None:

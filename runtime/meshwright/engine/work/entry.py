@@ -26,7 +26,7 @@ from meshwright.engine.work.protocol import (
 )
 from meshwright.engine.work.slots import Offer
 
-_HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
+_HOLDING = frozenset[WaitKind]({"provider", "money", "timer", "program"})
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 

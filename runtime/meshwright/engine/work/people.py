@@ -33,6 +33,7 @@ WAITED_FOR: dict[WaitKind, str] = {
     "event": "an event",
     "provider": "a provider of models",
     "money": "money",
+    "program": "a program",
 }
 """The kinds of waits in words."""
 

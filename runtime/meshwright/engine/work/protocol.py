@@ -69,14 +69,14 @@ class Wait(Struct):
     """One thing that a run waits for.
 
     `wait_id` names it in the answer. `kind` says where the answer comes from: a `person`; a `task` that was
-    delegated, whose outcome it is (`child_task_id`); a `timer`, at `due_at`; an `event`; or the step is tried
-    again at `due_at`, since its `provider` or its `money` was not there. `reason` is the question, or why it
-    waits, as a sentence; `subject` says what it is about. `answer_schema` is the JSON schema of the answer,
-    `binds` a hash of what the answer is bound to, `may_answer` who may give it (empty: everybody with the
-    right to), `expires_at` when it ends without one. `sealed` has the fields that the subject shows with
-    marks, without those: objects as JSON, encrypted. `step` is the step whose result the answer is; with
-    `again` that step has none, and is run again. Waits of one `group` let the run go on once all of them are
-    answered; a wait without a group ("") does so by itself.
+    delegated, whose outcome it is (`child_task_id`); a `timer`, at `due_at`; an `event`; or the step is
+    tried again at `due_at`, since its `provider`, its `money` or its `program` was not there. `reason` is
+    the question, or why it waits, as a sentence; `subject` says what it is about. `answer_schema` is the
+    JSON schema of the answer, `binds` a hash of what the answer is bound to, `may_answer` who may give it
+    (empty: everybody with the right to), `expires_at` when it ends without one. `sealed` has the fields that
+    the subject shows with marks, without those: objects as JSON, encrypted. `step` is the step whose result
+    the answer is; with `again` that step has none, and is run again. Waits of one `group` let the run go on
+    once all of them are answered; a wait without a group ("") does so by itself.
     """
 
     wait_id: Fact[str]

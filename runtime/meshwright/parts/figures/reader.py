@@ -326,6 +326,8 @@ def _state(recent: Sequence[RecentAttempt], waits_for: Collection[str], *, is_mi
         return "blocked: no model"
     if "money" in waits_for:
         return "no money"
+    if "program" in waits_for:
+        return "nobody works for it"
     last = [end.status for end in recent if end.status in ("succeeded", "failed", "timed_out")][-_SUCCESS_OF:]
     if len(last) >= _LEAST_FAILED and "succeeded" not in last:
         return f"failing: {len(last)} of {len(last)}"

@@ -10,6 +10,7 @@ const ROLES = [
   ["submitter", "submitter: gives tasks, answers own ones"],
   ["operator", "operator: retries, cancels, budgets, schedules"],
   ["approver", "approver: answers questions and approvals"],
+  ["worker", "worker: claims tasks of external agents"],
   ["admin", "admin: keys, configuration, and all of the others"],
 ];
 const USUAL = ["viewer", "contents", "submitter"];

@@ -13,7 +13,7 @@ const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "fa
 const ENDS = STATES.slice(4);
 const PAGE = 50;
 /** Each kind of wait in words. */
-export const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money" };
+export const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money", program: "a program" };
 
 /** The filter of the address. */
 const filter = () => Object.fromEntries(FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value));

@@ -1,0 +1,3 @@
+module example.com/meshagent
+
+go 1.21

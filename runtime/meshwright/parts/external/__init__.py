@@ -1,0 +1,1 @@
+"""Agents of the mesh whose programs run elsewhere, in any language: they claim tasks over HTTP."""
