@@ -46,6 +46,7 @@ from meshwright.core.display import (
     time_of_day,
 )
 from meshwright.core.errors import HostError, NotFound
+from meshwright.core.event_lines import NOISE, find_tries
 
 if TYPE_CHECKING:
     from meshwright.client import EventFields
@@ -58,11 +59,7 @@ _GIGABYTE = 1e9
 _MAX_STUCK = 5  # shown
 _LOOK_SECONDS = 1.0  # between two looks
 _SOME_EVENTS, _MAX_EVENTS = 50, 1000
-NOISE = ("trace.spans", "audit.head")
-"""Events that only programs read; `mesh events` shows them with --all or --type."""
 _NOISE = (*NOISE, "audit.recorded")  # of which each command of an operator makes some
-_TRY = ("wait.ended", "task.resumed", "task.waiting")
-"""The events that a task without money or a model logs when it tries in vain."""
 _OPEN: tuple[TaskStatus, ...] = ("running", "waiting", "dispatched", "accepted")
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -501,7 +498,8 @@ def events(
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
         newest = max([newest, *(event.seq or 0 for event in page)])
         shown = [event for event in page if event.event_type not in hidden]
-        for event in (shown if task or not hidden else _without_tries(shown))[-maximum:]:
+        tries = {*find_tries(shown)} if hidden and not task else set()
+        for event in [event for event in shown if event.seq not in tries][-maximum:]:
             click.echo(line(document(event)))
         if follow:
             async with aclosing(_new_events(mesh, newest, fields)) as live:
@@ -510,20 +508,6 @@ def events(
                         click.echo(line(document(event)))
 
     talk(target, show)
-
-
-def _without_tries(events: Sequence[Event]) -> list[Event]:
-    """The events but those of a resume that parks again at the same step, as the page leaves them out."""
-    left_out: set[int | None] = set()
-    tries: dict[str | None, list[Event]] = {}
-    for event in events:
-        begun = tries.get(event.task_id, [])
-        keys = {one.fields.get("key") for one in (*begun[:1], event)} if len(begun) == 2 else {None}
-        is_next = event.task_id and _TRY[len(begun)] == event.event_type and len(keys) == 1
-        tries[event.task_id] = [*begun, event] if is_next else [event] if event.event_type == _TRY[0] else []
-        if len(tries[event.task_id]) == len(_TRY):
-            left_out |= {one.seq for one in tries.pop(event.task_id)}
-    return [event for event in events if event.seq not in left_out]
 
 
 def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:

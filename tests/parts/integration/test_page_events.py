@@ -84,6 +84,9 @@ async def test_a_try_in_vain_is_no_news(tmp_path: Path, browser: Browser) -> Non
         every = (await mesh("events", "--all", "--url", api.url)).out
         own = (await mesh("events", "--task", task_id, "--url", api.url)).out
         assert [text.count("task.resumed") for text in (left, every, own)] == [1, 3, 3]
+        listed = await api.get("/events", lines="true", order="desc")
+        tries = [event["event_type"] for event in listed["items"] if event["seq"] in listed["tries"]]
+        assert tries == 2 * ["task.waiting", "task.resumed", "wait.ended"]
         async with open_view(browser, api, "events") as page:
             rows = page.get_by_role("main").get_by_role("listitem").filter(has_text="task.resumed")
             await expect(rows).to_have_count(1)

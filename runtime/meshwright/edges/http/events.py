@@ -21,7 +21,7 @@ from starlette.responses import StreamingResponse
 
 from meshwright.core.clock import parse_duration
 from meshwright.core.errors import InvalidInput
-from meshwright.core.event_lines import event_text
+from meshwright.core.event_lines import event_text, find_tries
 from meshwright.core.events import Event
 from meshwright.core.operations import Input
 from meshwright.core.topics import type_on
@@ -63,7 +63,7 @@ class Start(Input):
 class Range(Start):
     """Which part of the events, and how many of them. `order=desc` begins with the newest.
 
-    With `lines` the answer has the text of each, as `mesh events` prints it.
+    With `lines` the answer has the text of each, as `mesh events` prints it, and which of them it leaves out.
     """
 
     before_seq: _Seq | None = None
@@ -104,18 +104,23 @@ class _EventTail(Start, Fields):
 class EventPage(BaseModel):
     """Events in order. `next_seq` is what to give as `after_seq` for more (descending: as `before_seq`).
 
-    A page ends at `limit` events, or at some megabytes. `lines` are the texts of the items, if asked for.
+    A page ends at `limit` events, or at some megabytes. `lines` are the texts of the items, if asked for, and
+    `tries` then the `seq` of those that tell of a task which tried again in vain: they say nothing new.
     """
 
     items: list[Event]
     next_seq: int | None = None
     lines: list[str] | None = None
+    tries: list[int] | None = None
 
 
 def page_response(page: Page, query: Range) -> Response:
     """Answers with one page of events."""
-    lines = [event_text(event.model_dump(mode="json")) for event in page.events] if query.lines else None
-    return JsonLine(EventPage(items=page.events, next_seq=page.next_seq, lines=lines))
+    answer = EventPage(items=page.events, next_seq=page.next_seq)
+    if query.lines:
+        answer.lines = [event_text(event.model_dump(mode="json")) for event in page.events]
+        answer.tries = find_tries(page.events if query.order == "asc" else page.events[::-1])
+    return JsonLine(answer)
 
 
 def make_filter(query: Start, **fields: object) -> EventFilter:

@@ -7,37 +7,17 @@ import { Text } from "/ui/unseen.js";
 const SHOWN = 200;
 /** Types that only programs read; a filter by type shows them. */
 const NOISE = ["trace.spans", "audit.head"];
-/** What a task without money or a model logs when it tries in vain. */
-const TRY = ["wait.ended", "task.resumed", "task.waiting"];
 const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"], ["until", "Until", "1h"], ["deployment", "Deployment", ""], ["failed_at", "Failed at", ""]];
 const BAD = /\.(failed|dead_lettered|timed_out|exceeded|refused)$/;
 const MOST_TYPES = 12;
-
-/** Leaves out a resume that parks again at the same step: its events say nothing new. @param {any[]} events the newest first */
-function withoutTries(events) {
-  /** @type {Set<number>} */
-  const left = new Set();
-  /** @type {Record<string, any[]>} */
-  const tries = {};
-  for (const event of [...events].reverse()) {
-    const { task_id: id, event_type: type, payload } = event;
-    const begun = tries[id] ?? [];
-    const isNext = id && TRY[begun.length] === type && (begun.length < 2 || begun[0].payload.key === payload.key);
-    tries[id] = isNext ? [...begun, event] : type === TRY[0] ? [event] : [];
-    if (tries[id].length < TRY.length) continue;
-    for (const one of tries[id]) left.add(one.seq);
-    tries[id] = [];
-  }
-  return events.filter((event) => !left.has(event.seq));
-}
 
 /** The view. */
 export default function EventsPage() {
   const wanted = Object.fromEntries(FIELDS.map(([name]) => [name, route.value.query.get(name) ?? ""]));
   const { data, error } = useData(`/events?${asked({ ...wanted, order: "desc", limit: SHOWN, lines: true })}`);
   const logged = (data?.items ?? []).map((/** @type {any} */ event, /** @type {number} */ at) => ({ ...event, line: data.lines[at] })).filter((/** @type {any} */ event) => wanted.event_type || !NOISE.includes(event.event_type));
-  const items = wanted.event_type || wanted.task_id ? logged : withoutTries(logged);
-  const tries = (logged.length - items.length) / TRY.length;
+  const items = wanted.event_type || wanted.task_id ? logged : logged.filter((/** @type {any} */ event) => !data.tries.includes(event.seq));
+  const tries = (logged.length - items.length) / 3; // each is an end of a wait, a resume and a wait
   const types = [...new Set(items.map((/** @type {any} */ event) => event.event_type))].slice(0, MOST_TYPES).sort();
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
