@@ -165,6 +165,22 @@ async def test_a_question_that_nobody_answers_is_reminded_of_and_goes_to_the_nex
     assert reply["content"] == "green"
 
 
+async def test_reminders_of_tasks_from_elsewhere_go_to_the_chat_for_reminders(tmp_path: Path) -> None:
+    people, page = {"remind_seconds": 2, "then": ["bob"]}, {"url": "https://mesh.example.com"}
+    async with FakeChats() as chats:
+        given = http_channel(chats, agent="patient", reminders="on-call")
+        async with http_mesh(tmp_path, Patient, channels={"chat": given}, people=people, page=page) as api:
+            task_id = await api.submit(agent_id="patient", payload={"text": "paint it"})
+            [reminder, escalation] = await chats.until(2)
+            [item] = (await api.get("/inbox"))["items"]
+    assert item["task_id"] == task_id
+    assert [post["thread_id"] for post in (reminder, escalation)] == ["on-call", "on-call"]
+    assert reminder["content"].startswith("Nobody has answered for ")
+    link = f"https://mesh.example.com/#/inbox?item={item['id']}"
+    assert reminder["content"].endswith(f" s:\n\nWhich colour?\n\nmesh inbox {item['id']}\n{link}")
+    assert ", so bob may answer as well:\n\nWhich colour?" in escalation["content"]
+
+
 class Boss(Agent):
     """Has the asker ask, and passes on what that says."""
 

@@ -109,6 +109,14 @@ class ChannelAddress(Address, kw_only=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+_WHERE = {"slack": "channel", "mattermost": "channel_id"}
+
+
+def conversation(kind: str, thread_id: str) -> dict[str, Any]:
+    """Returns the `channel_metadata` of a message to a conversation that answers none."""
+    return {_WHERE[kind]: thread_id} if kind in _WHERE else {}
+
+
 def message_task_id(tenant_id: str, channel: str, message_id: str) -> str:
     """Returns the id of the task that a message becomes."""
     return derived_id(tenant_id, f"channel:{channel}", message_id)

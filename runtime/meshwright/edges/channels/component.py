@@ -58,7 +58,7 @@ class Channels(Component):
         self._sockets: dict[str, SlackSocket | MattermostSocket] = {}
         mesh.get(Sources).add(self.name, self._views)
         if self._channels and mesh.role.is_front:
-            mesh.get(Courier).register(ChannelSender(mesh, self._channels))
+            mesh.get(Courier).register(ChannelSender(mesh, self._channels, self._page_url()))
             for channel in self._channels.values():
                 if channel.settings.app_token is not None:
                     self._sockets[channel.name] = SlackSocket(self._receiver, channel)
@@ -70,11 +70,14 @@ class Channels(Component):
 
     def _mornings(self) -> Mornings:
         from meshwright.parts.figures.story import read_story
+
+        return Mornings(self.mesh, self._channels, partial(read_story, self.mesh.log), self._page_url())
+
+    def _page_url(self) -> str:
         from meshwright.parts.page.settings import PageSettings
 
         settings = self.mesh.settings
-        url = settings[PageSettings].url or settings[OidcSettings].url or ""
-        return Mornings(self.mesh, self._channels, partial(read_story, self.mesh.log), url.rstrip("/"))
+        return (settings[PageSettings].url or settings[OidcSettings].url or "").rstrip("/")
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:

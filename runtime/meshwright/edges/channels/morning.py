@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from meshwright.core.display import dollars, short, visible
 from meshwright.core.ids import derived_id
-from meshwright.edges.channels.chats import ChannelMessage, ChatChannel
+from meshwright.edges.channels.chats import ChannelMessage, ChatChannel, conversation
 from meshwright.edges.channels.settings import MorningSettings
 from meshwright.edges.event_types import StoryPosted, StoryUnposted
 from meshwright.edges.outgoing_requests import TryLater
@@ -30,7 +30,6 @@ _LOOK_SECONDS = 30.0
 _MAX_PAST = timedelta(days=7)
 _MAX_LINES = 20
 _MAX_LINK_CHARS = 400
-_WHERE = {"slack": "channel", "mattermost": "channel_id"}
 _WEIGHTS = ("lost", "killed", "away", "failed", "broke off", "waited", "stopped", "answered")
 """The kinds of lines, those first that stay where there are too many."""
 
@@ -69,12 +68,11 @@ class Mornings(Duty):
     ) -> None:
         settings = channel.settings
         story = await self._tell(settings.tenant, since, due)
-        where = _WHERE.get(settings.kind)
         message = ChannelMessage(
             id=derived_id(settings.tenant, channel.name, _SCHEME, due.isoformat()),
             tenant_id=settings.tenant,
             channel=settings.kind,
-            channel_metadata={} if where is None else {where: morning.to},
+            channel_metadata=conversation(settings.kind, morning.to),
             sender=settings.persona.name if settings.persona else settings.agent_id(channel.name),
             content=story_message(story, ZoneInfo(morning.zone), self._page_url),
             timestamp=due,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,6 +33,7 @@ from meshwright.edges.channels.chats import (
     ChatChannel,
     chat_requester,
     chat_thread,
+    conversation,
     message_task_id,
 )
 from meshwright.edges.deliveries import Gate, Proof
@@ -253,9 +254,10 @@ class ChannelSender(LineSender[ChannelAddress]):
     kind = ChannelAddress
     scope = "channels"
 
-    def __init__(self, mesh: Mesh, channels: Mapping[str, ChatChannel]) -> None:
+    def __init__(self, mesh: Mesh, channels: Mapping[str, ChatChannel], page_url: str) -> None:
         self._mesh = mesh
         self._channels = channels
+        self._page_url = page_url
         self._receivers = Receivers()
         self._began: datetime | None = None  # to send; until then another process may have done so
         self._tried: set[str] = set()
@@ -266,6 +268,18 @@ class ChannelSender(LineSender[ChannelAddress]):
         if waiting is None:
             return QuestionReminded.read(event) is not None
         return waiting.kind in (_PERSON, _PROVIDER)
+
+    def others(self, event: Event) -> Sequence[ChannelAddress]:
+        """The conversations that get the reminders of a tenant."""
+        if QuestionReminded.read(event) is None:
+            return ()
+        return [
+            ChannelAddress(
+                channel=name, thread_id=to, message_id="", metadata=conversation(channel.settings.kind, to)
+            )
+            for name, channel in self._channels.items()
+            if channel.settings.tenant == event.tenant_id and (to := channel.settings.reminders)
+        ]
 
     def line(self, address: ChannelAddress) -> str:
         """A conversation."""
@@ -304,17 +318,25 @@ class ChannelSender(LineSender[ChannelAddress]):
     async def _remind(
         self, channel: ChatChannel, address: ChannelAddress, event: Event, reminded: QuestionReminded
     ) -> None:
-        """Post a question again that nobody has answered, if somebody in the chat may answer it."""
+        """Post a question again that nobody has answered, if somebody in the chat may answer it.
+
+        A conversation for reminders gets it always, with the place where it is answered.
+        """
         question = await self._mesh.get(Inbox).find(event.tenant_id, reminded.key)
-        is_open = question is not None and question.status == "open"
-        if question is None or not is_open or not self._answerers(channel, reminded.may_answer):
+        if question is None or question.status != "open":
+            return
+        is_own = bool(address.message_id)
+        if is_own and not self._answerers(channel, reminded.may_answer):
             return
         waited = f"Nobody has answered for {duration(event.time - reminded.since)}"
         names = ["everybody" if name == EVERYBODY else name for name in reminded.escalated_to]
         asked = f", so {', '.join(names)} may answer as well" if names else ""
-        text = await self._asked(
-            channel, address, question.seq, question.question, takes_approval(question.answer_schema)
-        )
+        if is_own:
+            is_approval = takes_approval(question.answer_schema)
+            text = await self._asked(channel, address, question.seq, question.question, is_approval)
+        else:
+            link = f"\n{self._page_url}/#/inbox?item={question.id}" if self._page_url else ""
+            text = f"{visible(redact(question.question, Marks()))}\n\nmesh inbox {question.id}{link}"
         message_id = derived_id(event.tenant_id, event.id)
         message = self._message(channel, address, message_id, f"{waited}{asked}:\n\n{text}", "reminder")
         message.timestamp = event.time
@@ -397,7 +419,7 @@ class ChannelSender(LineSender[ChannelAddress]):
             sender=settings.persona.name if settings.persona else settings.agent_id(channel.name),
             content=text,
             thread_id=where.thread_id,
-            reply_to=where.message_id,
+            reply_to=where.message_id or None,
             context={
                 "kind": kind,
                 "task_id": message_task_id(settings.tenant, channel.name, where.message_id),

@@ -119,6 +119,9 @@ class ChannelSettings(SigningTable):
     """Whether the chat shows that the agent is at work on a message."""
     morning: MorningSettings | None = None
     """A message each day with what happened."""
+    reminders: _Line | None = None
+    """The conversation that gets each reminder of a question of its tenant: the id of a channel in Slack or
+    Mattermost, the `thread_id` in http."""
     timeout: float | None = Field(default=None, gt=0, le=86_400)
     """Seconds that a step of an answer may take; default: that of the agent."""
     deadline: float | None = Field(default=None, gt=0, le=604_800)
@@ -133,8 +136,9 @@ class ChannelSettings(SigningTable):
         missing = [name for name in _NEEDED[self.kind] if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a channel of the kind {self.kind} needs {', '.join(missing)}")
-        if self.kind == "whatsapp" and self.morning is not None:
-            raise ValueError("WhatsApp takes no message that answers none: use another kind for morning")
+        if self.kind == "whatsapp" and (self.morning or self.reminders):
+            problem = "WhatsApp takes no message that answers none"
+            raise ValueError(f"{problem}: use another kind for morning and reminders")
         if self.kind == "slack" and self.secret is None and self.app_token is None:
             raise ValueError("a channel of the kind slack needs an app_token, or a secret for its webhook")
         return self

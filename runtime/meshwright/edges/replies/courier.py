@@ -83,6 +83,10 @@ class LineSender(Sender[AddressT]):
     def wants(self, event: Event) -> bool:
         """Whether an event is one of those."""
 
+    def others(self, event: Event) -> Sequence[AddressT]:
+        """Returns the addresses that get such an event beside those of its task: none."""
+        return ()
+
     @abstractmethod
     def line(self, address: AddressT) -> str:
         """Returns the line that an address stands in, such as a conversation."""
@@ -274,8 +278,11 @@ class _SenderLane:
                     task = TaskKey(event.tenant_id, event.task_id)
                     addresses = [*self._sender.standing(task), *await self.asked(task)]
                     if event.event_type not in FINAL and not addresses:
-                        addresses = await until_answered(partial(self._asked_above, task))
+                        addresses = [*await until_answered(partial(self._asked_above, task))]
                     if self._ordered is not None:
+                        lines = {self._ordered.line(address) for address in addresses}
+                        others = self._ordered.others(event)
+                        addresses += [one for one in others if self._ordered.line(one) not in lines]
                         addresses = [address for address in addresses if self._joins(seq, address)]
                     deliver = (self._deliver(event, task, address) for address in addresses)
                     await self._pending.put((seq, [*map(self._begin, deliver)]))
