@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from mcp import types
 from mcp.shared.exceptions import MCPError
 
 from meshwright import MeshError, ToolFailed
-from meshwright.component import Caller
+from meshwright.component import Caller, InvalidInput
 from meshwright.core.messages import Outcome
+from meshwright.engine.work.forms import Form
 from meshwright.engine.work.people import APPROVAL
 from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.record import TaskView
@@ -20,75 +21,7 @@ from meshwright.mesh.identity.rules import answerable
 
 _POLL_MS = 1_000
 _STATUS = {"succeeded": "completed", "cancelled": "cancelled", "failed": "failed", "timed_out": "failed"}
-_FIELD_TYPES = frozenset({"string", "number", "integer", "boolean"})
-_FIELD_KEYS = frozenset(
-    {
-        "type",
-        "title",
-        "description",
-        "enum",
-        "default",
-        "format",
-        "minimum",
-        "maximum",
-        "minLength",
-        "maxLength",
-    }
-)
-_VALUE = "value"
-"""The field of a form for an answer that is no object of plain fields."""
 TASK_URI, FILE_URI = "mesh://tasks/{task_id}", "mesh://tasks/{task_id}/files/{number}"
-
-
-class Form(NamedTuple):
-    """A form for the answer to a question. MCP's have plain fields alone; others are asked for as text."""
-
-    schema: dict[str, Any]
-    """The schema of the form."""
-    is_wrapped: bool
-    """Whether the answer is the field `value` of the form, and not the form itself."""
-    is_json: bool = False
-    """Whether that field is text that has the answer as JSON."""
-
-    @classmethod
-    def from_schema(cls, answer_schema: Mapping[str, Any] | None) -> Form:
-        """Makes the form for answers of a JSON schema."""
-        schema = answer_schema or {"type": "string"}
-        if schema.get("type") == "object":
-            properties = schema.get("properties") or {}
-            fields = {name: field for name, part in properties.items() if (field := _plain_field(part))}
-            required = [name for name in schema.get("required") or () if name in properties]
-            if fields and all(name in fields for name in required):
-                return cls({"type": "object", "properties": fields, "required": required}, is_wrapped=False)
-        field, is_json = _plain_field(schema), False
-        if field is None:
-            field, is_json = {"type": "string", "description": f"JSON that fits {json.dumps(schema)}"}, True
-        form = {"type": "object", "properties": {_VALUE: field}, "required": [_VALUE]}
-        return cls(form, is_wrapped=True, is_json=is_json)
-
-    def answer(self, content: Mapping[str, Any]) -> Any:
-        """Returns the answer that a filled form has. Raises MCPError for text that is no JSON."""
-        if not self.is_wrapped:
-            return dict(content)
-        value = content.get(_VALUE)
-        if not self.is_json:
-            return value
-        try:
-            return json.loads(str(value))
-        except ValueError as error:
-            raise MCPError(types.INVALID_PARAMS, f"The field {_VALUE} is no JSON: {error}") from None
-
-
-def _plain_field(schema: Any) -> dict[str, Any] | None:
-    """A field of a form; None for what no form can have."""
-    if not isinstance(schema, Mapping):
-        return None
-    choices = [part for part in schema.get("anyOf") or () if part != {"type": "null"}]
-    if len(choices) == 1 and isinstance(choices[0], Mapping):  # an optional one
-        schema = {**choices[0], **{name: schema[name] for name in ("title", "description") if name in schema}}
-    if schema.get("type") not in _FIELD_TYPES or not isinstance(schema.get("enum", []), list):
-        return None
-    return {name: value for name, value in schema.items() if name in _FIELD_KEYS and value is not None}
 
 
 def input_requests(waits: Collection[Wait]) -> dict[str, Any]:
@@ -119,7 +52,10 @@ def read_answer(wait: Wait, response: Any) -> tuple[bool, Any]:
     content = response.get("content")
     if action != "accept" or not isinstance(content, Mapping):
         return False, None
-    return True, Form.from_schema(wait.answer_schema).answer(content)
+    try:
+        return True, Form.from_schema(wait.answer_schema).answer(content)
+    except InvalidInput as error:
+        raise MCPError(types.INVALID_PARAMS, error.message) from None
 
 
 def task_fields(view: TaskView, keep_days: float | None) -> dict[str, Any]:
