@@ -49,6 +49,7 @@ NAMES = (
     "parts.mcp_server.part:PART",
     "parts.ag_ui.part:PART",
     "parts.a2a.part:PART",
+    "parts.acp.part:PART",
     "parts.mcp.part:PART",
     "agents.skills.part:PART",
     "parts.coding.part:PART",

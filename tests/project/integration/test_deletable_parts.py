@@ -19,6 +19,7 @@ PARTS = {
     "mcp": "parts/mcp",
     "ag_ui": "parts/ag_ui",
     "a2a": "parts/a2a",
+    "acp": "parts/acp",
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "parts/agent_config",
@@ -35,6 +36,7 @@ RESTING = {"llmops": ("parts/experiments",)}
 """The parts that do nothing without another, and go with it."""
 COMMANDS = {
     "schedules": "schedules",
+    "acp": "acp",
     "webhooks": "webhooks",
     "agent_config": "config",
     "llmops": "registry",

@@ -1,0 +1,1 @@
+"""An agent of the mesh in editors that speak the Agent Client Protocol."""
