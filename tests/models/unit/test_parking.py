@@ -89,7 +89,7 @@ def test_no_run_tries_for_money_between_a_renewal_and_the_turn_of_its_priority(p
     error = BudgetExceeded("The day's money is spent", on_empty="wait")
     error.retry_after_seconds = renews = 13.0
     turn = renews + (10 - priority) / 2
-    tries = [tries_again_at(error, NOW, 0, priority) for _ in range(200)]
+    tries = [tries_again_at(error, NOW, 1, priority) for _ in range(200)]
     pauses = [(due_at - NOW).total_seconds() for due_at in tries if due_at is not None]
     assert len(pauses) == 200
     assert all(turn <= pause <= turn + 0.5 for pause in pauses)
@@ -99,5 +99,6 @@ def test_no_run_tries_for_money_between_a_renewal_and_the_turn_of_its_priority(p
 def test_a_run_does_not_look_again_and_again_for_money(on_empty: Any, renews: float | None) -> None:
     error = BudgetExceeded("The month's money is spent", on_empty=on_empty)
     error.retry_after_seconds = renews
-    tries = [tries_again_at(error, NOW, pauses, 5) for pauses in range(10)]
+    first, *tries = [tries_again_at(error, NOW, pauses, 5) for pauses in range(10)]
+    assert first is not None and first - NOW >= timedelta(minutes=1)
     assert all(due_at is not None and due_at - NOW >= timedelta(hours=4) for due_at in tries)

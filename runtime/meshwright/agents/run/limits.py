@@ -305,7 +305,8 @@ _MAX_SLOW_PAUSES = 5
 """In a row, for a model that does not answer in time: it may just be slow, and its answers cost."""
 _SECONDS_A_PRIORITY = 0.5  # that tasks of the next lower priority come later when a budget renews
 _MAX_PRIORITY = 10
-_LOOKS_SECONDS = 6 * 3600.0  # after which a run looks by itself, in case that nothing has woken it
+_FIRST_LOOK_SECONDS = 90.0  # after which a run looks by itself: its budget may have been raised as it parked
+_LOOKS_SECONDS = 6 * 3600.0  # the same from then on, in case that nothing has woken it
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +348,7 @@ def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: 
     elif error.on_empty not in ("wait", "ask"):
         return None
     else:
-        seconds = _LOOKS_SECONDS * random.uniform(0.75, 1.0)
+        seconds = (_LOOKS_SECONDS if pauses else _FIRST_LOOK_SECONDS) * random.uniform(0.75, 1.0)
         renews = error.retry_after_seconds
         if renews is not None and seconds >= renews:
             seconds = renews + (_MAX_PRIORITY - priority + random.random()) * _SECONDS_A_PRIORITY
