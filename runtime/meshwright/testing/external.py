@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,15 +60,16 @@ class _MeshProcess:
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "meshwright.cli", "up", "--port", self._port]
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            "--data",
-            str(self._folder / "data"),
-            cwd=self._folder,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=(self._folder / "mesh.log").open("ab"),
-        )
+        with (self._folder / "mesh.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                "--data",
+                str(self._folder / "data"),
+                cwd=self._folder,
+                env=self._environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         assert self._process.stdout is not None
         line = (await asyncio.wait_for(self._process.stdout.readline(), _READY_SECONDS)).decode().strip()
         if not line.startswith("ready "):
@@ -99,6 +100,7 @@ class _ProgramLane:
         self.effects: Counter[str] = Counter()
         self.reported: dict[str, Any] = {}
         self.faults: list[str] = []
+        self.faulted = asyncio.Event()
         self.claims: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         """Set once an instance asks for a run."""
         self.beat = asyncio.Event()
@@ -117,14 +119,15 @@ class _ProgramLane:
             "MESH_URL": f"{self._relay.url}/{self.agent}/{instance}",
             "MESH_AGENT": self.agent,
         }
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=self._log.open("ab"),
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with self._log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._processes.append(process)
         return instance
 
@@ -142,11 +145,17 @@ class _ProgramLane:
         self.points.clear()
         self.reported.clear()
         self.faults.clear()
+        self.faulted.clear()
         self.effects.clear()
         self.claims.clear()
         self.statuses.clear()
         self.beat.clear()
         self.silent = ""
+
+    def note_fault(self, fault: str) -> None:
+        """Note a broken promise, which ends the scenario."""
+        self.faults.append(fault)
+        self.faulted.set()
 
     async def pass_point(self, instance: str, point: str) -> None:
         """Note a point; raises _ExchangeCut where the exchange breaks off there."""
@@ -223,9 +232,9 @@ class _ProgramRelay:
         try:
             await lane.pass_point("", f"effect {key} before")
             if not request.headers.get("Idempotency-Key"):
-                lane.faults.append(f"The effect of {key} came without the step's id as its Idempotency-Key")
+                lane.note_fault(f"The effect of {key} came without the step's id as its Idempotency-Key")
             if key in lane.reported:
-                lane.faults.append(f"The step {key} was done again though its result is recorded")
+                lane.note_fault(f"The step {key} was done again though its result is recorded")
             lane.effects[key] += 1
             number = lane.effects[key]
             await lane.pass_point("", f"effect {key} behind")
@@ -243,8 +252,11 @@ def _cut(request: web.Request) -> web.StreamResponse:
 class _Suite:
     """The scenarios, against one mesh."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], only: str
+    ) -> None:
         self._command = command
+        self._only = only
         self._folder = folder
         names = [f"contract-{number}" for number in range(_LANES)]
         tables = {f"MESH_EXTERNAL__{name}__LEASE_SECONDS": str(_LEASE_SECONDS) for name in names}
@@ -274,31 +286,33 @@ class _Suite:
             results.append(await self._scenario("a task is done and has its result", self._done))
             if results[0].problem:  # the others would all say the same
                 return results
-            points = self._points
-            kills = [self._scenario(f"killed at {point!r}", self._killed, point) for point in points]
-            scenarios = [
-                self._scenario("a question is answered", self._question),
-                self._scenario("a sleep outlives its program", self._sleep),
-                self._scenario("a failure has its words", self._failure, False),
-                self._scenario("a refusal is apart from a failure", self._failure, True),
-                self._scenario("a cancelled task is left", self._cancelled),
-                self._scenario("a task past its deadline is left", self._late),
-                self._scenario("a program that lost its run is refused, and goes on", self._lost),
+            scenarios: list[tuple[Any, ...]] = [
+                ("a question is answered", self._question),
+                ("a sleep outlives its program", self._sleep),
+                ("a failure has its words", self._failure, False),
+                ("a refusal is apart from a failure", self._failure, True),
+                ("a cancelled task is left", self._cancelled),
+                ("a task past its deadline is left", self._late),
+                ("a program that lost its run is refused, and goes on", self._lost),
+                *((f"killed at {point!r}", self._killed, point) for point in self._points),
             ]
-            results += await asyncio.gather(*scenarios, *kills)
+            results += await asyncio.gather(
+                *[self._scenario(*scenario) for scenario in scenarios if self._only in scenario[0]]
+            )
             for point in ("steps pay behind", "effect pay behind", "results pay behind"):
-                results.append(await self._scenario(f"mesh killed at {point!r}", self._mesh_killed, point))
+                if self._only in (name := f"mesh killed at {point!r}"):
+                    results.append(await self._scenario(name, self._mesh_killed, point))
         return results
 
     async def _scenario(
-        self, name: str, play: Callable[..., Awaitable[None]], *arguments: Any
+        self, name: str, play: Callable[..., Coroutine[Any, Any, None]], *arguments: Any
     ) -> ScenarioResult:
         lane = await self._free.get()
         lane.begin()
         try:
             async with asyncio.timeout(_SECONDS):
                 await lane.start()
-                await play(lane, *arguments)
+                await _first(play(lane, *arguments), lane.faulted.wait())
             problem = "; ".join(lane.faults)
         except TimeoutError:
             problem = f"It did not end within {_SECONDS:g} seconds, behind {lane.points[-1:] or 'nothing'}"
@@ -478,19 +492,37 @@ def _ask(key: str, question: str) -> dict[str, Any]:
     return {"do": "ask", "key": key, "request": {"question": question}}
 
 
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Return, or raise what it raises, once the first of some works has ended."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def check_program(
-    command: Sequence[str], environment: Mapping[str, str] | None = None
+    command: Sequence[str], environment: Mapping[str, str] | None = None, only: str = ""
 ) -> list[ScenarioResult]:
-    """Run the contract with a program; `environment` has further settings of the mesh, like MESH_DATABASE."""
+    """Run the contract with a program; `environment` has further settings of the mesh, like MESH_DATABASE.
+
+    With `only` the scenarios whose names have that text are run, and the first.
+    """
     with temporary_folder("mesh-contract-") as folder:
-        return await _Suite(command, folder, environment or {}).run()
+        return await _Suite(command, folder, environment or {}, only).run()
 
 
 def main() -> int:
     """Run the contract with the program of the command line, and print what held."""
     parser = argparse.ArgumentParser(prog="python -m meshwright.testing.external", description=__doc__)
     parser.add_argument("command", nargs="+", help="the program and its arguments, behind --")
-    results = asyncio.run(check_program(parser.parse_args().command))
+    parser.add_argument("--only", default="", help="run the scenarios whose names have this text")
+    arguments = parser.parse_args()
+    results = asyncio.run(check_program(arguments.command, only=arguments.only))
     sys.stdout.write("".join(f"{result}\n" for result in results))
     return int(any(result.problem for result in results))
 

@@ -6,9 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from meshwright.component import KEY_ROLES
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import Api, http_mesh
 
 TABLE = {"buyer": {"lease_seconds": 1}}
+
+
+def bearer(key: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key.key}"}
 
 
 class Program:
@@ -156,3 +162,43 @@ async def test_deadline_reaches_the_program(tmp_path: Path) -> None:
         beating = asyncio.create_task(program.beat())
         assert (await api.client.outcome(task_id)).status == "timed_out"
         assert await beating == "late"
+
+
+async def test_routes_take_the_role_worker_of_the_tenant(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, external=TABLE) as api:
+        keys = api.mesh.get(Keys)
+        least, other, own = [
+            Program(api, **bearer(await keys.create("program", tenant_id=tenant, roles=roles)))
+            for tenant, roles in (("acme", KEY_ROLES), ("other", ["worker"]), ("acme", ["worker"]))
+        ]
+        assert (await least.post("buyer/claim", wait=0))[0] == 403
+        submitted = {"agent_id": "buyer", "payload": {"text": "tea"}}
+        status, task = await api.call("POST", "/tasks", json=submitted, headers=least.headers)
+        assert status == 202
+        run = await own.claim()
+        assert run["task"]["task_id"] == task["task_id"]
+        other.run = run
+        assert await other.claim(wait=0) is None
+        other.run = run
+        status, refused = await other.send("heartbeat")
+        other.run = {**run, "task": {**run["task"], "task_id": "01M8M19JY49PMVVC1BTFF60F3B"}}
+        _, unknown = await other.send("heartbeat")
+        assert status == 404
+        assert refused["detail"].replace(task["task_id"], "X") == unknown["detail"].replace(
+            "01M8M19JY49PMVVC1BTFF60F3B", "X"
+        )
+        assert (await own.ok("complete", text="done"))["state"] == "complete"
+
+
+async def test_wrong_names_and_requests_say_what_is_wrong(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, external=TABLE) as api:
+        program = Program(api)
+        status, problem = await program.post("nobody/claim", wait=0)
+        assert (status, "there are buyer" in problem["detail"] + problem.get("remedy", "")) == (404, True)
+        await api.submit(agent_id="buyer", text="tea")
+        await program.claim()
+        status, problem = await program.send("steps", key="q", kind="ask", request={"question": ""})
+        assert (status, problem["field"]) == (422, "request.question")
+        status, problem = await program.send("results", key="unknown", value=1)
+        assert (status, problem["field"]) == (409, "key")
+        await program.ok("complete", text="done")
