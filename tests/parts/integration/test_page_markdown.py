@@ -11,6 +11,7 @@ import pytest
 from playwright.async_api import Browser, Locator, expect
 
 from meshwright import Agent, Capability, Run
+from meshwright.console.markdown import rendered
 from tests.support.http_mesh import http_mesh
 from tests.support.page import reader
 from tests.support.page_walk import Look, judge
@@ -122,3 +123,53 @@ async def test_odd_texts_of_many_characters_do_not_hold_the_page_up(tmp_path: Pa
         await expect(result.locator("strong").first).to_have_text("odd")
         await result.get_by_role("button", name="Raw").click()
         await expect(result.locator("pre")).to_contain_text("**odd**")
+
+
+CORPUS = (
+    REPORT,
+    HOSTILE,
+    "# One\n## Two ##\n#Not one\n####### Seven",
+    "- a\n  - b\n    - c\n  - d\n- e\n\n1. one\n   1. two\n2. three\n\n* x\n+ y",
+    "| a | b |\n|:--|--:|\n| 1 | **2** |\n| `x \\| y` | |\n| one too many | 2 | 3 |\n\nafter",
+    "| not | a table |\nplain",
+    "> a\n> > b\n> - c\n\nd",
+    "```\nfoo **x**\n\n  bar\n```\n~~~ python\n```\n~~~",
+    "```\nnever closed **x**",
+    "[a](https://docs.example/x_(y)) [b](mailto:a@b.example) [c](/relative) [d](#part) ![e](https://p.example/e.png)",
+    "https://a.example/x?y=1&z=2. <https://b.example> www.c.example",
+    "**bold *and em* text** __two__ ~~gone~~ *a* _b_ a*b*c snake_case_x ** not ** `a` ``b ` c`` \\*x\\*",
+    "<table><tr><td>x</td></tr></table> <!-- hidden --> &lt;b&gt; &amp;",
+    "bell\x07 escape\x1b[31mred\x1b[0m null\x00 right\u202eleft zero\u200bwidth\r\nnext",
+    "**x**\n\n---\n\n***\n\nlast line\nwith a break  \nhere",
+    "- **a**\n\n  second paragraph\n\n  ```\n  code\n  ```\n- b",
+    "1. a\n\n2. b\n\n5) c",
+    "Über **größe** 日本語 | 表 |\n\n| 名 | x |\n|---|---|\n| 日本 | é |",
+)
+
+
+ADDRESS = re.compile(r"\(https?://([^/()\s]+)(?:[^\s()]|\([^\s()]*\))*\)")
+"""A link at a terminal has its address, on the page its host."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words that somebody reads, without numbers and marks of lists."""
+    lines = [re.sub(r"^[\s│>]*(?:(?:\d+[.)]|[-*+•])\s+)*", "", line) for line in text.splitlines()]
+    return re.findall(r"[\w.:/@()\[\]{}<>*`~\\&;#=?!-]*\w[\w.:/@()\[\]{}<>*`~\\&;#=?!-]*", "\n".join(lines))
+
+
+async def test_page_and_terminal_show_the_same_words_of_each_text(tmp_path: Path, browser: Browser) -> None:
+    differs = dict[str, tuple[list[str], list[str]]]()
+    async with http_mesh(tmp_path, Writer) as api, reader(browser, api.url) as person:
+        for text in (f"**m**\n\n{text}" for text in CORPUS):  # a text without marks is shown as it is
+            task_id = await api.finished(agent_id="writer", payload={"text": text})
+            await person.page.goto(f"{api.url}/#/task/{task_id}")
+            outcome = await api.client.outcome(task_id)
+            await expect(person.page.get_by_role("heading", name="Result")).to_be_visible()
+            written = person.page.locator(".written").first
+            await expect(written).to_be_visible()
+            shown = words_of((await written.inner_text()).removeprefix("Raw"))
+            plain = re.sub(r"\x1b\[[\d;]*m", "", rendered(str(outcome.answer), 300))
+            drawn = words_of(ADDRESS.sub(r"(\1)", plain))
+            if shown != drawn:
+                differs[text] = shown, drawn
+    assert not differs
