@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from meshwright import MeshError
 from meshwright.kit import InvalidInput, NotFound
 
+_logger = logging.getLogger("meshwright.acp")
 Handler = Callable[[str, Any], Awaitable[Any]]
 MAX_LINE_BYTES = 32_000_000
 """Bytes that a message may have."""
@@ -129,6 +131,11 @@ class EditorPeer:
             result = await handle(method, params)
         except MeshError as error:
             self._fail(request_id, error)
+        except OSError:  # the editor has gone
+            raise
+        except Exception:
+            _logger.exception("%s failed", method[:100])
+            self._fail(request_id, RpcError(_INTERNAL_ERROR, f"{method[:100]} failed: stderr says why"))
         else:
             self._send({"id": request_id, "result": result})
 
