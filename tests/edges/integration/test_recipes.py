@@ -1,7 +1,9 @@
 """The recipes of docs/recipes.md do what the page says, copied as they are."""
 
+import asyncio
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,15 @@ from jinja2 import Environment
 from jinja2.nativetypes import NativeEnvironment
 
 from meshwright import Agent, Capability, tool
+from meshwright.agents.loader import load_agents
+from meshwright.testing import mesh_for
+from tests.support.chat_mesh import mention, slack
+from tests.support.fake_chats import SLACK_SECRET, FakeChats
+from tests.support.fake_forge import FakeForge
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import Mosquitto, ask, client
 from tests.support.running_mesh import ROOT, run
+from tests.support.webhook_mesh import SECRET, deliver, issue
 
 TOKEN = "the-token-of-this-test-is-long"
 PAGE = (ROOT / "docs/recipes.md").read_text()
@@ -73,6 +81,12 @@ def files(path: str) -> list[str]:
     return re.findall(rf"`{re.escape(path)}`:\n\n```\w+\n(.*?)^```$", PAGE, flags=re.M | re.S)
 
 
+def settings(table: str) -> dict[str, Any]:
+    """The settings of the recipe that has a table."""
+    [recipe] = [text for text in files("mesh.toml") if f"[{table}" in text]
+    return tomllib.loads(recipe)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "actors").mkdir()
@@ -129,3 +143,60 @@ async def test_a_question_is_answered_by_the_templates_for_home_assistant(
         answer = json.loads(words.from_string(publish["data"]["payload"]).render(known))
         assert (await ask(broker, topic, answer))["task_id"] == receipt["task_id"]
         assert (await api.client.outcome(receipt["task_id"])).text == "door a is open"
+
+
+async def test_the_report_of_the_night_is_scheduled_and_made(tmp_path: Path) -> None:
+    [digest] = [each for each in load_agents(ROOT / "actors", ROOT) if each.agent_id == "digest-agent"]
+    async with http_mesh(tmp_path, digest, schedules=settings("[schedules.jobs")["schedules"]) as api:
+        _, began = await api.call("POST", "/schedules/night/run")
+        outcome = await api.client.outcome(began["task_id"])
+        shown = await api.get("/schedules/night")
+    assert outcome.success and "Digest from " in (outcome.text or "")
+    assert shown["history"][0]["task_id"] == began["task_id"]
+
+
+async def test_a_question_in_slack_is_decided_from_there(tmp_path: Path) -> None:
+    given = settings("channels.ops")["channels"]["ops"] | {"agent": "opener", "secret": SLACK_SECRET}
+    person = given["answer_by"][0]
+    async with FakeChats() as chats:
+        given |= {"token": "xoxb-test", "url": f"{chats.url}/slack"}
+        async with http_mesh(tmp_path, Opener, channels={"chat": given}) as api:
+            await slack(api, mention())
+            [question] = await chats.until(1)
+            await slack(api, mention("1.6", text="<@UBOT> approve", user="U-else", thread_ts="1.5"))
+            await slack(api, mention("1.7", text="<@UBOT> approve", user=person, thread_ts="1.5"))
+            done = await chats.until_posted(text="door a is open")
+            [decided] = (await api.get("/events", event_type="wait.ended"))["items"]
+    assert "open" in question["text"] and done["channel"] == question["channel"] == "C1"
+    assert decided["payload"]["answered_by"].endswith(person)
+
+
+async def test_an_issue_gets_its_answer_as_a_comment(tmp_path: Path) -> None:
+    given = settings("webhooks.sources.github")["webhooks"]
+    async with FakeForge() as forge:
+        given["sources"]["github"] |= {"secret": SECRET, "token": "t", "api_url": forge.url}
+        given["rules"][0]["agent"] = "echo"
+        async with http_mesh(tmp_path, webhooks=given) as api:
+            opened = issue(issue={"number": 7, "title": "It is broken", "body": "Since noon."})
+            assert (await deliver(api, opened))[0] == 202
+            comment = await forge.posted()
+            assert (await deliver(api, opened))[0] in (200, 202)
+            tasks = (await api.get("/tasks"))["items"]
+    assert comment.path == "/repos/acme/api/issues/7/comments" and "It is broken" in comment.body["body"]
+    assert len(tasks) == 1
+
+
+@pytest.mark.parametrize(
+    ("ships", "text"), [(True, "charged and shipped"), (False, "charged, and not shipped")]
+)
+async def test_a_workflow_as_temporal_has_it(tmp_path: Path, ships: bool, text: str) -> None:
+    (tmp_path / "actors").mkdir()
+    [order] = files("actors/order.py")
+    (tmp_path / "actors/order.py").write_text(order)
+    [agent] = load_agents(tmp_path / "actors", tmp_path)
+    async with mesh_for(agent) as mesh:
+        asking = asyncio.create_task(mesh.ask("order", "a lamp"))
+        [question] = await mesh.questions()
+        await mesh.answer(question, {"approve": ships})
+        outcome = await asking
+    assert outcome.text == text
