@@ -14,6 +14,7 @@ import pytest
 
 from meshwright.core.errors import StoreFailed
 from meshwright.core.settings import load_settings
+from meshwright.parts.proving.schema import open_schema
 from meshwright.parts.proving.trial import TrialOptions, run_trial
 from tests.support.faults.broken_worker import BROKER_FAULTS, FAULTS
 from tests.support.mqtt_broker import PLAIN, SECONDS, Mosquitto, client, mosquitto, publish
@@ -57,6 +58,21 @@ async def retained_topics(broker: Mosquitto) -> list[str]:
         while (message := await one.message()).topic != "mesh-prove/last":
             topics += [message.topic] if message.retain else []
     return topics
+
+
+def test_a_schema_whose_server_ended_first_is_named_and_dropped_by_the_next_run(
+    own_postgres: Cluster,
+) -> None:
+    said = list[str]()
+    with open_schema(own_postgres.url(), said.append) as schema:
+        schema.create(beside=False)
+        own_postgres.stop()
+    [line] = said
+    assert line.startswith(f"the schema {schema.name} stays, and the next run here drops it: ")
+    own_postgres.start()
+    with open_schema(own_postgres.url(), said.append) as other:
+        assert other.create(beside=False) == [schema.name]
+    assert schemas(own_postgres) == [] and said == [line]
 
 
 def test_a_run_on_sqlite_holds_and_its_file_repeats_it(tmp_path: Path) -> None:

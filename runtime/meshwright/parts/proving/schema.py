@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -128,7 +128,11 @@ class Schema:
         """End the sessions of the run, drop its schema and close. Connects again if the session was lost."""
         if self._connection.closed or self._connection.broken:
             self._connection = self._connect()
-        self._drop(self.name)
+        try:
+            self._drop(self.name)
+        except psycopg.OperationalError:  # the session was lost since
+            self._connection = self._connect()
+            self._drop(self.name)
         self._connection.close()
 
     @property
@@ -209,8 +213,8 @@ class Schema:
 
 
 @contextmanager
-def open_schema(address: str) -> Iterator[Schema]:
-    """Connect to a database for a run, and drop the run's schema at its end.
+def open_schema(address: str, report: Callable[[str], None]) -> Iterator[Schema]:
+    """Connect to a database for a run, and drop the run's schema at its end, or report why it stays.
 
     Raises ConfigError and StoreFailed.
     """
@@ -218,7 +222,11 @@ def open_schema(address: str) -> Iterator[Schema]:
     try:
         yield schema
     finally:
-        schema.drop()
+        try:
+            schema.drop()
+        except (StoreFailed, psycopg.Error) as error:
+            why = " ".join(str(error).split())
+            report(f"the schema {schema.name} stays, and the next run here drops it: {why}")
 
 
 def _lock_key(name: str) -> int:

@@ -155,7 +155,7 @@ async def run_trial(
         if database is not None:
             from meshwright.parts.proving.schema import open_schema
 
-            schema = stack.enter_context(open_schema(database))
+            schema = stack.enter_context(open_schema(database, report))
             for name in schema.create(beside=beside):
                 report(f"dropped the schema {name}, which a killed run left")
             trial.schema = schema
