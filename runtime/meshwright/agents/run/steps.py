@@ -349,10 +349,13 @@ class RunSteps:
         """Return once every step so far is durable."""
         await self._journal.confirm()
 
-    async def park(self, kind: WaitKind, reason: str, due_at: datetime) -> NoReturn:
-        """Give up the slot, and begin the run again once somebody resumes it, or at a time."""
+    async def park(self, kind: WaitKind, account: str, reason: str, due_at: datetime) -> NoReturn:
+        """Give up the slot, and begin the run again once somebody resumes it, or at a time.
+
+        Waits of a kind are found by the `account` that they are for.
+        """
         async with self._journal.open_step("park", {"for": kind}, costly=False):
-            await self._journal.park(kind, reason, due_at)
+            await self._journal.park(kind, reason, due_at, {"account": account})
 
     @noted
     async def state(self, name: str, reason: str = "") -> None:

@@ -306,7 +306,7 @@ def _wait_row(event: Event, waiting: TaskWaiting) -> Row:
         event.seq,
         waiting.kind or "person",
         waiting.asked[:MAX_REASON_CHARS] or None,
-        wait_account(waiting.subject) if waiting.kind == "money" else None,
+        wait_account(waiting.subject) if waiting.kind in ("money", "program") else None,
         seconds(waiting.since or event.time),
         min(ends, default=None),
         _wait_models(waiting.subject) if waiting.kind == "provider" else None,
@@ -314,7 +314,7 @@ def _wait_row(event: Event, waiting: TaskWaiting) -> Row:
 
 
 def wait_account(subject: Mapping[str, Any]) -> str | None:
-    """The account that a wait for money is for."""
+    """The account that a wait for money is for, or one for a program."""
     account = subject.get("account")
     return account if isinstance(account, str) else None
 

@@ -28,6 +28,7 @@ from meshwright.parts.external.steps import StepKind
 _WORK = Rule("works for external agents", (Role.WORKER,))
 _LOOK_SECONDS = 3.0
 """How often a claim looks for tasks that gave up waiting for a program."""
+_MAX_COMPARED = 100  # waiting tasks, the longest waiting, whose priorities are compared
 _Wait = Annotated[float, Field(ge=0, le=60, description="Seconds to wait for an answer.")]
 _Token = Annotated[str, Field(min_length=1, max_length=100, description="The token of the claim.")]
 _ERRORS = {
@@ -282,7 +283,7 @@ class ExternalOperations(Acting):
     async def _wake(self, runs: ExternalRuns) -> None:
         """Resume tasks that gave up waiting for a program, as many as programs wait."""
         tenant_id = None if self.caller.all_tenants else self.caller.tenant_id
-        waits = await self.mesh.log.view(_parked, runs.name, tenant_id, runs.claimants)
+        waits = await self.mesh.log.view(_parked, runs.account, tenant_id, runs.claimants)
         for tenant, task_id, key in waits:
             with suppress(NotFound):
                 record, task = await read_task(self.mesh.runtime, task_id, tenant)
@@ -324,17 +325,18 @@ def _render(state: StepState) -> ExternalState:
     )
 
 
-def _parked(session: Session, agent_id: str, tenant_id: str | None, limit: int) -> list[tuple[str, str, str]]:
-    """(tenant_id, task_id, key) of tasks of an agent that wait for a program: the most urgent first."""
-    tasks = session.by_index("tasks", "tasks_open_of_agent")
-    of_tenant = "" if tenant_id is None else "AND tasks.tenant_id = :tenant_id "
+def _parked(session: Session, account: str, tenant_id: str | None, limit: int) -> list[tuple[str, str, str]]:
+    """(tenant_id, task_id, key) of tasks for a program: the most urgent of those that wait longest."""
+    waits = session.by_index("waits", "waits_of_program" if tenant_id is None else "waits_of_account")
+    of_tenant = "" if tenant_id is None else "AND tenant_id = :tenant_id "
     query = (
-        f"SELECT waits.tenant_id, waits.task_id, waits.wait_key FROM {tasks} JOIN waits ON "  # noqa: S608
-        "waits.task_id = tasks.task_id AND waits.tenant_id = tasks.tenant_id "
-        "WHERE tasks.completed_at IS NULL AND tasks.agent_id = :agent_id AND waits.kind = 'program' "
-        f"{of_tenant}ORDER BY coalesce(tasks.priority, 5) DESC, waits.since LIMIT :limit"
+        "SELECT waits.tenant_id, waits.task_id, wait_key FROM (SELECT tenant_id, task_id, wait_key, since "  # noqa: S608 code
+        f"FROM {waits} WHERE kind = 'program' AND account = :account {of_tenant}ORDER BY since "
+        f"LIMIT {_MAX_COMPARED}) AS waits LEFT JOIN tasks "
+        "ON tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id "
+        "ORDER BY coalesce(tasks.priority, 5) DESC, since LIMIT :limit"
     )
-    values: dict[str, Any] = {"agent_id": agent_id, "limit": limit}
+    values: dict[str, Any] = {"account": account, "limit": limit}
     if tenant_id is not None:
         values["tenant_id"] = session.bindable(tenant_id)
     return session.execute(query, values).fetchall()

@@ -184,6 +184,7 @@ class ExternalRun:
             run.begin_life_call(LifeCall(1))
             await run.park(
                 "program",
+                self._runs.account,
                 f"Nobody works for {self._runs.name}: no program has claimed the task",
                 run.task.deadline_at,
             )

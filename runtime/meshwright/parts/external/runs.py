@@ -37,6 +37,8 @@ class ExternalRuns:
 
     def __init__(self, name: str, table: ExternalAgentTable) -> None:
         self.name, self.table = name, table
+        self.account = f"program/{name}"
+        """The account of waits for a program of the agent."""
         self.last_claim_at: datetime | None = None
         """When a program last asked for a run."""
         self._open: dict[str, ExternalRun] = {}
