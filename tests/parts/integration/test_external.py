@@ -108,7 +108,7 @@ async def test_step_in_doubt_is_asked_of_a_person(tmp_path: Path) -> None:
         await program.claim()
         assert (await program.ok("steps", key="pay", idempotent=False))["state"] == "waiting"
         [question] = await api.client.inbox()
-        assert question.question.startswith("The mesh stopped while pay was running.")
+        assert question.question.startswith("The mesh or the program stopped while pay was running.")
         claiming = asyncio.create_task(program.claim())
         await api.client.answer(question, {"approve": False, "result": {"receipt": 8}})
         await claiming

@@ -165,7 +165,8 @@ class Doubts:
     async def _state(self, opened: OpenStep, name: str) -> str:
         """Says whether a step that was interrupted may still run."""
         if await self._has_stopped(opened):
-            return f"The mesh stopped while {name} was running."
+            what = "mesh or the program" if opened.scope.is_of_life else "mesh"
+            return f"The {what} stopped while {name} was running."
         intent = self._earlier.intents[opened.key.path]
         place = f" in {intent['place']}" if "place" in intent else ""  # of an older version
         return (
