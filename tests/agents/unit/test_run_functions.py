@@ -6,9 +6,10 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from meshwright import Agent, Capability, CheckResult, Client, tool
 from meshwright.agents.run.functions import tool_function
@@ -116,6 +117,13 @@ async def test_functions_have_the_signatures_of_their_tools() -> None:
         charge = functions["charge"]
         shown.update(
             names=sorted(functions),
+            fields=[
+                extra
+                for function in functions.values()
+                for hint in inspect.get_annotations(function).values()
+                for extra in get_args(hint)
+                if isinstance(extra, FieldInfo)
+            ],
             signature=str(inspect.signature(charge)),
             hints=inspect.get_annotations(charge),
             doc=charge.__doc__,
@@ -134,7 +142,7 @@ async def test_functions_have_the_signatures_of_their_tools() -> None:
     assert shown["signature"] == "(order: str, amount: float = 1.5) -> dict[str, typing.Any]"
     assert shown["hints"] == {"order": str, "amount": float, "return": dict[str, Any]}
     assert shown["doc"].startswith("Charge a card.\n\nArgs:\n    order: the order")
-    assert shown["is_async"]
+    assert shown["is_async"] and shown["fields"] == []  # strands refuses functions with pydantic.Field
     assert shown["results"] == [{"order": "A", "amount": 2.0}, {"order": "B", "amount": 1.5}]
 
 
