@@ -109,12 +109,8 @@ class Sale:
         """Approve what has to go past the approval, until each task is where it is held."""
         to_approve, waiting = {*AFTER_APPROVAL}, set[str]()
         while not all(self.is_held(name, waiting) for name in self.tasks):
-            ended = (await self.mesh.running.client.status()).tasks.keys() & {
-                "failed",
-                "succeeded",
-                "timed_out",
-            }
-            assert not ended, [task.error for task in await self.mesh.running.client.tasks()]
+            ended = [task for task in await self.mesh.running.client.tasks() if task.completed_at is not None]
+            assert not ended, [(task.status, task.error) for task in ended]
             questions = await self.open_questions()
             approvals = [question for name, question in questions if name != "poor"]
             texts = [question.question for question in approvals]
