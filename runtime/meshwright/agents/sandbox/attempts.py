@@ -129,9 +129,14 @@ def connect_by_an_abstract_socket(bait: Bait) -> bool:
 
 def connect_by_a_socket_file(bait: Bait) -> bool:
     """A socket file outside takes no connection."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(f"{bait['folder']}/socket")
-        connection.sendall(b"connect_by_a_socket_file\n")
+    here = os.getcwd()
+    os.chdir(bait["folder"])  # its path may be longer than addresses are
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect("socket")
+            connection.sendall(b"connect_by_a_socket_file\n")
+    finally:
+        os.chdir(here)
     return False
 
 

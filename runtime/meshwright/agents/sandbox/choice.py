@@ -229,7 +229,7 @@ class Bait:
             file.chmod(MODE)
         abstract = f"meshwright-{self.marker}"
         tcp = socket.create_server(("127.0.0.1", 0))
-        listeners = [tcp, *_local(f"\0{abstract}", str(self.folder / "socket"))]
+        listeners = [tcp, *_local(abstract, self.folder / "socket")]
         self._servers = [await asyncio.start_server(self._receive, sock=listener) for listener in listeners]
         sign = f"bait={self.marker}"
         for _ in range(2):
@@ -323,9 +323,14 @@ async def find_escapes(
             await bait.stop()
 
 
-def _local(*addresses: str) -> Iterator[socket.socket]:
-    for address in addresses:
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(address)
-        listener.listen()
-        yield listener
+def _local(abstract: str, path: Path) -> Iterator[socket.socket]:
+    """Listen at an abstract address and at a file, whose path may be longer than addresses are."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for address in (f"\0{abstract}", f"/proc/self/fd/{folder}/{path.name}"):
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(address)
+            listener.listen()
+            yield listener
+    finally:
+        os.close(folder)
