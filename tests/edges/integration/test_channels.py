@@ -198,7 +198,7 @@ async def test_replies_share_a_connection(tmp_path: Path) -> None:
 async def test_process_that_takes_over_posts_no_reply_again(tmp_path: Path) -> None:
     async with FakeChats() as chats, channels(tmp_path, chat=slack_channel(chats)) as api:
         others = active_channels(api.mesh.settings.channels)
-        other = ChannelSender(api.mesh, others)
+        other = ChannelSender(api.mesh, others, "")
         [accepted] = (await slack(api, mention()))[1]["accepted"]
         outcome = await api.mesh.get(Tasks).outcome(accepted["task_id"])
         await chats.until(1)

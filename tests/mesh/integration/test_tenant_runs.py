@@ -83,6 +83,7 @@ OWN = {
     "gather",
     "note",
     "delegate_all",
+    "park",
     "prepare",
     "progress",
     "publish",
@@ -92,6 +93,7 @@ OWN = {
     "step",
     "title",
     "tree",
+    "until_durable",
 }
 """Methods that take no name of others: `delegate_all` is `delegate`, `prepare` is asked with `remember`."""
 HARNESS = {"recover", "booked", "close", "confirm", "tell_thread"}

@@ -144,7 +144,7 @@ async def test_a_task_gets_more_of_its_own_budget(tmp_path: Path, browser: Brows
 async def test_a_doubt_has_its_facts_and_comes_first(tmp_path: Path, browser: Browser) -> None:
     async with doubtful_mesh(tmp_path, before=Releaser) as doubtful:
         api = doubtful.api
-        other, doubt = await api.client.inbox()
+        doubt, other = await api.client.inbox()
         key = doubt.subject["step_id"]
         assert key in Payer.step_ids  # that of the charge
         done = await mesh("inbox", "--url", api.url)

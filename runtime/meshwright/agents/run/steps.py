@@ -345,7 +345,7 @@ class RunSteps:
         """Whether the run is being suspended, since all that is left of it waits."""
         return self._journal.suspended is not None
 
-    async def confirm(self) -> None:
+    async def until_durable(self) -> None:
         """Return once every step so far is durable."""
         await self._journal.confirm()
 

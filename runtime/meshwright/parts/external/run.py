@@ -293,7 +293,7 @@ class ExternalRun:
         if step.task.cancelled():
             return StepState(self._over.result() if self._over.done() else "moved")
         state = _read_result(step.task.result())
-        await self.run.confirm()
+        await self.run.until_durable()
         return state
 
     # The end
