@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -367,6 +367,47 @@ async def test_a_call_that_is_made_keeps_its_place_when_its_mesh_has_gone(tmp_pa
     assert outcome.success and len(view.attempts) == 1
     assert model.calls.pop("late") == 2 and set(model.calls.values()) == {1}
     assert set(agent.taken.values()) == {1}
+
+
+class Hurried(Tickets):
+    """Gives a tool up some turns of the loop behind its begin, beside legs whose results come just then."""
+
+    agent_id = "hurried"
+    turns: ClassVar[int]
+    seen: ClassVar[list[str]]
+
+    @tool(effect="change")
+    async def pay(self) -> str:
+        """Pay."""
+        return "paid"
+
+    async def run(self, run: Run) -> str:
+        async def nothing() -> str:
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            return "nothing"
+
+        async def hedge() -> str:
+            calls = [asyncio.ensure_future(call) for call in (run.call("pay"), nothing())]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            first = next(call for call in calls if call.done())
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            return str(first.result())
+
+        say = run.complete([{"role": "user", "content": "plan"}])
+        _, text, _ = await run.gather(run.call("pay"), hedge(), say)
+        self.seen.append(text)
+        await run.sleep(seconds=0.01)
+        return text
+
+
+@pytest.mark.parametrize("turns", range(0, 42, 3))
+async def test_a_step_that_was_given_up_as_its_result_came_is_given_up_again(turns: int) -> None:
+    agent = type("TestHurried", (Hurried,), {"taken": Counter(), "turns": turns, "seen": []})
+    outcome = await ended(agent, Slow(1))
+    assert len(agent.seen) == 2 and {*agent.seen} == {outcome.text}
 
 
 class Threads(Tickets):

@@ -333,12 +333,12 @@ class Journal:
             order.begin_step(key.path)
         if self._end is not None and self._once.isdisjoint(scope.steps_around()):
             await asyncio.get_running_loop().create_future()  # until it is cancelled
-        if key.path in self._earlier.results:
-            await self._take_result(opened)
-            return
         await self._give_up_again(scope, key)
         try:
-            await self._begin(opened)
+            if key.path in self._earlier.results:
+                await self._take_result(opened)
+            else:
+                await self._begin(opened)
         except asyncio.CancelledError:
             await self._give_up(scope, key, opened.begun)
             raise
@@ -403,6 +403,14 @@ class Journal:
             with self._waits.busy():
                 await order.hand_out(key.path)
 
+    async def hand_out_end(self, opened: OpenStep) -> None:
+        """The same for a step that has ended, and that its caller may give up until then."""
+        try:
+            await self.hand_out(opened.scope, opened.key)
+        except asyncio.CancelledError:
+            await self._give_up(opened.scope, opened.key, opened.begun)
+            raise
+
     async def break_off(self, opened: OpenStep, error: BaseException) -> None:
         """Journal a step whose block raises, as `leave` does, and that its caller gave it up."""
         self.leave(opened, error)
@@ -418,6 +426,7 @@ class Journal:
             self.replay.is_ending
             or self._is_lost
             or (order := self._paths.order_from(scope, key.path)) is None
+            or order.has_result(key.path)
         ):
             return
         order.begin(key.path, key.number)

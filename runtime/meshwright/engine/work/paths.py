@@ -32,7 +32,7 @@ class _Journal(Protocol):
     async def enter(self, opened: OpenStep) -> None: ...
     def leave(self, opened: OpenStep, error: BaseException | None) -> None: ...
     async def break_off(self, opened: OpenStep, error: BaseException) -> None: ...
-    async def hand_out(self, scope: Scope, key: StepKey) -> None: ...
+    async def hand_out_end(self, opened: OpenStep) -> None: ...
 
 
 class OpenStep:
@@ -100,7 +100,7 @@ class OpenStep:
         else:
             self.journal.leave(self, None)
         if self.journal.has_orders and (error is None or isinstance(error, Exception)):
-            await self.journal.hand_out(self.scope, self.key)
+            await self.journal.hand_out_end(self)
 
     @property
     def number(self) -> int:
