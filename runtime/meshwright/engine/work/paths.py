@@ -264,6 +264,8 @@ class Paths:
         self.open_calls = 0
         """How many calls known by their requests the code has not got, nor given up."""
         self._life_calls: dict[asyncio.Task[Any], LifeCall] = {}
+        self._life_nths: dict[tuple[str, str, str], int] = {}
+        """The numbers of steps of programs among equal ones, by path, kind and hash."""
         """The calls of programs outside, by their asyncio tasks."""
         self._live: set[str] = set()
         """The prefixes of their branches that are under way."""
@@ -593,12 +595,17 @@ class Paths:
         """The number of a step among steps of its kind and hash: as recorded, or the first free one."""
         if (nth := self._earlier.nth_at(path, kind, request_hash)) is not None:
             return nth
+        step = (path, kind, request_hash)
+        if scope.is_of_life and step in self._life_nths:  # its program died in it, and asks again
+            return self._life_nths[step]
         place = "" if scope.step is None else scope.step.key.path
         key = (place, kind, request_hash)
         nth, recorded = self._last_nths.get(key, 0) + 1, self._earlier.nths(key)
         while nth in recorded:
             nth += 1
         self._last_nths[key] = nth
+        if scope.is_of_life:
+            self._life_nths[step] = nth
         return nth
 
     def _numbered(self, scope: Scope, begins: Collection[tuple[str, str]]) -> str | None:
