@@ -126,7 +126,7 @@ class RequestedCalls:
         """Record that the caller of a branch, or of a step, gave it up after so many seconds, in its turn."""
         try:
             if not self._paths.is_stopping:
-                await self._though_cancelled(order.turn(name))
+                await self._though_cancelled(order.turn_to_give_up(name))
         finally:
             order.give_up(name, seconds, streamed)
             asyncio.get_running_loop().call_soon(self._write_given_up)

@@ -24,6 +24,8 @@ _MAX_THREAD_SECONDS = 2.0
 """The same at most: code may look again and again for what does not come."""
 _PATIENCE_SECONDS = 5.0
 """Without a result or a question, until the recorded order counts as that of other code."""
+_GIVE_UP_SECONDS = 1.0
+"""The same, until a call is given up that was not before."""
 _LATE_SECONDS = 2.0
 """A question that came so long after the first one may come as late again: the code sleeps by itself."""
 _MAX_LATE_SECONDS = 60.0
@@ -221,6 +223,20 @@ class ResultOrder:
                 self._is_resting = False
                 self._change()
 
+    async def turn_to_give_up(self, name: str) -> None:
+        """Return once a branch may be given up: one that was not before waits for its turn for a second.
+
+        The code may ask for what it asked for before only behind it, where no record says that it came first.
+        """
+        if name in self.recorded.handed_out:
+            await self.turn(name)
+            return
+        try:
+            async with asyncio.timeout(_GIVE_UP_SECONDS):
+                await self.turn(name)
+        except TimeoutError:
+            self._due.add(name)
+
     def make(self, name: str) -> None:
         """Note that a call which was given up before is made: the others wait no longer for its turn.
 
@@ -274,11 +290,12 @@ class ResultOrder:
             "seconds": {name: it for name, it in self._unsaved_seconds.items() if name not in left},
             "late": self._unsaved_late,
             "made": self._unsaved_made,
-            "placed": self._unsaved_placed,
+            "placed": {name: it for name, it in self._unsaved_placed.items() if name not in left},
         }
         self._unsaved_asked, self._unsaved_late = dict[str, int](), dict[str, float]()
-        self._unsaved_made, self._unsaved_placed = list[str](), dict[str, int]()
-        self._unsaved_heard = [*left]
+        self._unsaved_made = list[str]()
+        self._unsaved_placed = {name: it for name, it in self._unsaved_placed.items() if name in left}
+        self._unsaved_heard = [name for name in left if name not in self._unsaved_placed]
         self._unsaved_given_up = {**left}
         self._unsaved_seconds = {name: it for name, it in self._unsaved_seconds.items() if name in left}
         if any(news.values()) and self._unsaved_answers:
@@ -312,6 +329,8 @@ class ResultOrder:
         """Note the place of a result among the recorded ones: what the code has not asked for comes later."""
         self.recorded.place(name, self._count)
         self._unsaved_placed[name] = self._count
+        if name in self._unsaved_given_up:
+            self.recorded.given_up[name] = self._unsaved_given_up[name]
         later = {
             other: count + 1
             for other, count in self.recorded.asked_at.items()
