@@ -98,13 +98,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_settings_of_the_page_are_checked_and_an_alert_is_a_task_of_the_agent(project: Path) -> None:
-    checked = run("check", cwd=project, ALERTS_TOKEN=TOKEN)
+    named = set(re.findall(r'"env:(\w+)"', PAGE))
+    checked = run("check", cwd=project, **dict.fromkeys(named, TOKEN))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert re.search(
         r"^ok +models +http http://127.0.0.1:8001 \(every call is of qwen3\)", checked.stdout, re.M
     )
     (project / "alert.json").write_text(json.dumps(ALERT))
-    tried = run("webhooks", "test", "alerts", "alert.json", cwd=project, ALERTS_TOKEN=TOKEN)
+    tried = run("webhooks", "test", "alerts", "alert.json", cwd=project, **dict.fromkeys(named, TOKEN))
     assert tried.returncode == 0, tried.stdout + tried.stderr
     assert "medic" in tried.stdout and "Slow on checkout: p99 is 9 s" in tried.stdout
 
