@@ -5,6 +5,7 @@ Routes, client and commands follow from one `Resource`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -273,3 +274,14 @@ class Resource:
 def left_out_text(tools: Mapping[str, str]) -> str:
     """The end of a sentence that names tools which are left out, with their reasons; "" if there are none."""
     return f"; left out: {', '.join(f'{name} ({reason})' for name, reason in tools.items())}" if tools else ""
+
+
+def result_text(result: Mapping[str, Any]) -> str:
+    """Returns the `text` of a result or a payload; without one all of it as JSON."""
+    text = result.get("text")
+    return text if isinstance(text, str) else as_text(result)
+
+
+def as_text(value: Any) -> str:
+    """Returns a text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -98,6 +98,8 @@ class _ProgramLane:
         self.hook: Callable[[str, str], Awaitable[bool]] | None = None
         """Gets the program's instance and a point. Whether the exchange breaks off there."""
         self.effects: Counter[str] = Counter()
+        self.step_ids: dict[str, str] = {}
+        """The idempotency key with which the effect of each step came first."""
         self.reported: dict[str, Any] = {}
         self.faults: list[str] = []
         self.faulted = asyncio.Event()
@@ -147,6 +149,7 @@ class _ProgramLane:
         self.faults.clear()
         self.faulted.clear()
         self.effects.clear()
+        self.step_ids.clear()
         self.claims.clear()
         self.statuses.clear()
         self.beat.clear()
@@ -231,8 +234,11 @@ class _ProgramRelay:
         lane, key = self.lanes[request.match_info["lane"]], request.match_info["key"]
         try:
             await lane.pass_point("", f"effect {key} before")
-            if not request.headers.get("Idempotency-Key"):
+            step_id = request.headers.get("Idempotency-Key", "")
+            if not step_id:
                 lane.note_fault(f"The effect of {key} came without the step's id as its Idempotency-Key")
+            elif lane.step_ids.setdefault(key, step_id) != step_id:
+                lane.note_fault(f"The effect of {key} came again with another Idempotency-Key")
             if key in lane.reported:
                 lane.note_fault(f"The step {key} was done again though its result is recorded")
             lane.effects[key] += 1

@@ -36,7 +36,7 @@ from meshwright.core.errors import ConfigError, InvalidInput, MemoryUnavailable
 from meshwright.core.messages import SenderContext, Task, TaskVariant
 from meshwright.core.money import MILLION, Price
 from meshwright.core.payloads import StepPayload
-from meshwright.engine.work.conversation import Recent, conversation_ref
+from meshwright.engine.work.conversation import read_recent
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 
@@ -307,7 +307,7 @@ async def _conversation(state: RunState, window: int | None) -> tuple[ThreadHist
     task, runtime = state.task, state.services.runtime
     if task.thread_id == task.task_id:
         return ThreadHistory(()), False
-    recent = Recent.model_validate(await runtime.call(conversation_ref(state.ref), "recent", None))
+    recent = await read_recent(runtime, state.ref)
     most = state.services.max_context_tokens // 2
     history = thread_history(recent, most if window is None else min(most, window // 4))
     messages = (*recent.messages, *([recent.first] if recent.first is not None else ()))

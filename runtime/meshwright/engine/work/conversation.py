@@ -7,13 +7,16 @@ before it waits: then its request is open, and a note in the place of the answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import field
 
 from meshwright.core.encoding import Struct, encode
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef
+
+if TYPE_CHECKING:
+    from meshwright.engine.kernel.runtime import Runtime
 
 CONVERSATION = "Conversation"
 MESSAGES = "messages"
@@ -139,6 +142,11 @@ class Conversation(Actor[ConversationState]):
 def conversation_ref(thread: ActorRef) -> ActorRef:
     """The conversation of an agent's thread."""
     return ActorRef(CONVERSATION, thread.id)
+
+
+async def read_recent(runtime: Runtime, thread: ActorRef) -> Recent:
+    """The latest messages of an agent's thread."""
+    return Recent.model_validate(await runtime.call(conversation_ref(thread), "recent", None))
 
 
 def _latest(messages: list[ThreadMessage]) -> list[ThreadMessage]:

@@ -64,7 +64,7 @@ class RecordedOrder:
         """The results that came during a call that was given up, with the seconds from its begin to each."""
         self.late: dict[str, float] = {}
         """The branches that were asked for late, with the seconds since the order began."""
-        self.made: set[str] = set()
+        self.made_calls: set[str] = set()
         """The calls that were given up before and then made."""
 
     def add(self, value: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ class RecordedOrder:
         """Note that a call which was given up before is made: its result has no place yet."""
         place = list(self.handed_out).index(name)
         del self.handed_out[name], self.given_up[name]
-        self.made.add(name)
+        self.made_calls.add(name)
         self.asked_at = {other: count - (count > place) for other, count in self.asked_at.items()}
 
     def place(self, name: str, place: int) -> None:
@@ -161,7 +161,7 @@ class ResultOrder:
         self._unsaved_late: dict[str, float] = {}
         self._unsaved_made: list[str] = []
         self._unsaved_placed: dict[str, int] = {}
-        self._made = recorded.made.difference(recorded.handed_out)
+        self._made_calls = recorded.made_calls.difference(recorded.handed_out)
         """The calls that were given up before and are made, until the code has their results."""
         self._waiting_made: set[str] = set()
         """Those among them whose results are there."""
@@ -211,7 +211,7 @@ class ResultOrder:
     async def turn(self, name: str) -> None:
         """Return once it is the turn of a branch."""
         while self._is_resting or not self._is_due(name):
-            self._waiting_made |= self._made & {name}
+            self._waiting_made |= self._made_calls & {name}
             await self._wait()
         if self.to_give_up:
             await self._pace(name)
@@ -244,7 +244,7 @@ class ResultOrder:
         """
         self.recorded.make(name)
         self._unsaved_made.append(name)
-        self._made.add(name)
+        self._made_calls.add(name)
         self._asked_after = self.recorded.asked_after()
         if name in self._left:
             self._left.remove(name)
@@ -315,7 +315,7 @@ class ResultOrder:
             self._place(name)
         else:
             self._unsaved_heard.append(name)
-        self._made.discard(name)
+        self._made_calls.discard(name)
         self._waiting_made.discard(name)
         self._due.discard(name)
         self.to_give_up.pop(name, None)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from meshwright import Event, ToolFailed
 from meshwright.core import topics
+from meshwright.core.display import as_text, result_text
 from meshwright.core.messages import Outcome
 from meshwright.core.task_events import arguments_line
 from meshwright.engine.work.people import APPROVAL
@@ -134,7 +135,7 @@ def message(text: str, kind: str = "agent_message_chunk", message_id: str = "") 
 def user_messages(view: TaskView) -> Iterator[Update]:
     """Returns the request of a task as its user has written it."""
     ids = {"messageId": f"{view.task_id}-request"}
-    yield {**message(_result_text(view.payload), "user_message_chunk"), **ids}
+    yield {**message(result_text(view.payload), "user_message_chunk"), **ids}
     files = view.payload.get("files")
     for file in files if isinstance(files, list) else ():
         if isinstance(file, dict) and isinstance(file.get("name"), str):
@@ -223,7 +224,7 @@ class TaskTranslation:
         """Returns the answer, where it was not the last message that was streamed, and its files."""
         for step in [*self._open]:
             self._close(step)
-        text = "" if outcome.result is None else _result_text(outcome.result)
+        text = "" if outcome.result is None else result_text(outcome.result)
         if outcome.status not in ("succeeded", "cancelled"):
             text = error_text(outcome)
         ids = {"messageId": f"{self._task_id}-answer"}
@@ -284,7 +285,7 @@ class TaskTranslation:
             **_call(call_id, tool, arguments),
             "status": "completed" if is_done else "failed",
             "rawOutput": output,
-            "content": [_content(_as_text(output))],
+            "content": [_content(as_text(output))],
         }
 
 
@@ -306,15 +307,6 @@ def _arguments(fields: Mapping[str, Any]) -> Any:
 
 def _content(text: str) -> dict[str, Any]:
     return {"type": "content", "content": {"type": "text", "text": text}}
-
-
-def _result_text(result: Mapping[str, Any]) -> str:
-    text = result.get("text")
-    return text if isinstance(text, str) else _as_text(result)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def is_approval(wait: Wait) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from meshwright import Event, MeshError
 from meshwright.component import InvalidInput
 from meshwright.core import topics
+from meshwright.core.display import as_text, result_text
 from meshwright.core.messages import Outcome
 from meshwright.engine.work.people import APPROVAL, asked_about
 from meshwright.engine.work.protocol import Wait
@@ -180,21 +180,12 @@ def thread_messages(views: Sequence[TaskView]) -> list[Frame]:
     messages: list[Frame] = []
     for view in views:
         messages.append(
-            {"id": f"{view.task_id}-request", "role": "user", "content": _result_text(view.payload)}
+            {"id": f"{view.task_id}-request", "role": "user", "content": result_text(view.payload)}
         )
         if view is not views[-1] and view.outcome is not None and view.outcome.result is not None:
-            content = _result_text(view.outcome.result)
+            content = result_text(view.outcome.result)
             messages.append({"id": _answer_id(view.task_id), "role": "assistant", "content": content})
     return messages
-
-
-def _result_text(result: Mapping[str, Any]) -> str:
-    text = result.get("text")
-    return text if isinstance(text, str) else _as_text(result)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _answer_id(task_id: str) -> str:
@@ -314,7 +305,7 @@ class Translation:
             "messageId": f"{call_id}-result",
             "toolCallId": call_id,
             "role": "tool",
-            "content": _as_text(result),
+            "content": as_text(result),
         }
 
     def _call(self, call_id: str, fields: Mapping[str, Any]) -> Iterator[Frame]:
@@ -322,7 +313,7 @@ class Translation:
             return
         self._shown_calls.add(call_id)
         yield {"type": "TOOL_CALL_START", "toolCallId": call_id, "toolCallName": str(fields.get("tool"))}
-        arguments = _as_text(fields.get("arguments"))
+        arguments = as_text(fields.get("arguments"))
         yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": arguments}
         yield {"type": "TOOL_CALL_END", "toolCallId": call_id}
 
@@ -336,7 +327,7 @@ class Translation:
     def answer(self, outcome: Outcome) -> Iterator[Frame]:
         """Returns the answer, where it was not the last message that was streamed."""
         yield from self.end_text()
-        text = "" if outcome.result is None else _result_text(outcome.result)
+        text = "" if outcome.result is None else result_text(outcome.result)
         if text and text != self._last_text:
             message_id = _answer_id(self._task_id)
             yield {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant"}

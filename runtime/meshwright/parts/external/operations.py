@@ -15,15 +15,15 @@ from meshwright.core.operations import Input
 from meshwright.core.payloads import Fact
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.sql.database import Session
-from meshwright.engine.work.conversation import Recent, conversation_ref
+from meshwright.engine.work.conversation import read_recent
 from meshwright.engine.work.protocol import Answer
 from meshwright.engine.work.record import read_task, thread_ref
 from meshwright.kit import Acting, NotFound, Role, Rule, operation
 from meshwright.mesh.orchestration.tasks import Leaving
 from meshwright.parts.external.component import ExternalComponent
-from meshwright.parts.external.run import ExternalRun, StepState
+from meshwright.parts.external.run import ExternalRun
 from meshwright.parts.external.runs import EndedLife, ExternalRuns, unknown_run
-from meshwright.parts.external.steps import StepKind
+from meshwright.parts.external.steps import ExternalState, StepKind
 
 _WORK = Rule("works for external agents", (Role.WORKER,))
 _LOOK_SECONDS = 3.0
@@ -83,21 +83,6 @@ class ExternalFile(Input):
     name: str = Field(min_length=1, max_length=255)
     media_type: str = Field(default="application/octet-stream", max_length=128)
     data: str
-
-
-class ExternalState(View):
-    """The state of a step, or of the run.
-
-    `done` has the `value`, `failed` the `error`; `yours` is the program's to do, with `step_id` as its
-    idempotency key; `working` goes on. The run has ended under the program where it is `waiting` (for an
-    answer: claim again), `cancelled`, `late` (its deadline is over), `complete` or `moved` (the mesh stops).
-    """
-
-    state: Fact[str]
-    value: Any = None
-    error: dict[str, str] | None = None
-    step_id: str = ""
-    lease_seconds: float | None = None
 
 
 class ExternalOperations(Acting):
@@ -185,7 +170,7 @@ class ExternalOperations(Acting):
         with leaving() as left:
             state = await run.step(key, kind, request, idempotent=idempotent, seconds=wait, left=left)
         run.renew()
-        return _render(state)
+        return state
 
     @operation(
         _WORK,
@@ -208,7 +193,7 @@ class ExternalOperations(Acting):
         run = self._find(task_id, token)
         if isinstance(run, EndedLife):
             return ExternalState(state=run.state)
-        return _render(await run.report(key, request, value, None if error is None else error.model_dump()))
+        return await run.report(key, request, value, None if error is None else error.model_dump())
 
     @operation(
         _WORK,
@@ -294,13 +279,8 @@ class ExternalOperations(Acting):
     async def _task(self, run: ExternalRun) -> ExternalTask:
         task, messages = run.run.task, tuple[dict[str, str], ...]()
         if task.thread_id != task.task_id:
-            recent = Recent.model_validate(
-                await self.mesh.runtime.call(
-                    conversation_ref(ActorRef(run.run.agent_id, f"{task.tenant_id}:{task.thread_id}")),
-                    "recent",
-                    None,
-                )
-            )
+            thread = ActorRef(run.run.agent_id, f"{task.tenant_id}:{task.thread_id}")
+            recent = await read_recent(self.mesh.runtime, thread)
             messages = tuple({"role": one.role, "content": one.content} for one in recent.messages)
         return ExternalTask(
             task_id=task.task_id,
@@ -314,15 +294,6 @@ class ExternalOperations(Acting):
             conversation=messages,
             answer_schema=task.shape,
         )
-
-
-def _render(state: StepState) -> ExternalState:
-    return ExternalState(
-        state=state.state,
-        value=state.value,
-        error=None if state.error is None else dict(state.error),
-        step_id=state.step_id,
-    )
 
 
 def _parked(session: Session, account: str, tenant_id: str | None, limit: int) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from meshwright.core.errors import LimitReached, ReplayMismatch, RestartDenied
 from meshwright.engine.work import LifeCall
 from meshwright.kit import Conflict, HostError, InvalidInput, Overloaded
 from meshwright.parts.external.errors import ExternalTaskFailed
-from meshwright.parts.external.steps import StepKind, read_work
+from meshwright.parts.external.steps import ExternalState, StepKind, read_work
 
 if TYPE_CHECKING:
     from meshwright.parts.external.runs import ExternalRuns
@@ -40,19 +40,6 @@ class Life(NamedTuple):
     number: int
     token: str
     worker: str
-
-
-class StepState(NamedTuple):
-    """The state of a step that a program asked for.
-
-    `done` has a value, `failed` an error; `yours` is to be done by the program, under the idempotency key
-    `step_id`; `working` is under way: ask again. Other states are those of an ended run.
-    """
-
-    state: str
-    value: Any = None
-    error: Mapping[str, str] | None = None
-    step_id: str = ""
 
 
 class _OpenStep:
@@ -200,7 +187,7 @@ class ExternalRun:
         idempotent: bool,
         seconds: float,
         left: Collection[asyncio.Future[Any]],
-    ) -> StepState:
+    ) -> ExternalState:
         """Begin a step, or look at it: its state, after so many seconds at most.
 
         Raises InvalidInput for a wrong request, Overloaded where too many steps are open, Conflict where the
@@ -219,18 +206,18 @@ class ExternalRun:
         if step.task.done() and not step.task.cancelled():
             error = step.task.exception()
             if isinstance(error, MeshError) and not isinstance(error, _ENDING):
-                return StepState("failed", error={"type": error.code, "message": str(error)})
+                return ExternalState(state="failed", error={"type": error.code, "message": str(error)})
             if error is None:
                 return _read_result(step.task.result())
         if not self._over.done() and (step.task.done() or self._end.done()):
             await asyncio.wait([self._over], timeout=seconds)
         if self._over.done():
-            return StepState(self._over.result())
+            return ExternalState(state=self._over.result())
         if life is not self.life or step.task.done():
             raise Conflict("Another claim of the run began meanwhile", remedy="Leave it, and claim again")
         if step.begun.done():
-            return StepState("yours", step_id=step.begun.result())
-        return StepState("working")
+            return ExternalState(state="yours", step_id=step.begun.result())
+        return ExternalState(state="working")
 
     def _begin(
         self, step_id: str, key: str, kind: StepKind, request: Mapping[str, Any], *, idempotent: bool
@@ -275,7 +262,7 @@ class ExternalRun:
 
     async def report(
         self, key: str, request: Mapping[str, Any], value: Any, error: Mapping[str, str] | None
-    ) -> StepState:
+    ) -> ExternalState:
         """Record the result of a step that the program did. Durable when this returns.
 
         Raises Conflict for a step that is not the program's to do.
@@ -291,7 +278,7 @@ class ExternalRun:
             step.result.set_result(value if error is None else {_FAILED: dict(error)})
         await asyncio.wait([step.task])
         if step.task.cancelled():
-            return StepState(self._over.result() if self._over.done() else "moved")
+            return ExternalState(state=self._over.result() if self._over.done() else "moved")
         state = _read_result(step.task.result())
         await self.run.until_durable()
         return state
@@ -325,10 +312,10 @@ class ExternalRun:
         return self._over.result() if self._over.done() else "working"
 
 
-def _read_result(result: Any) -> StepState:
+def _read_result(result: Any) -> ExternalState:
     if isinstance(result, dict) and result.keys() == {_FAILED}:
-        return StepState("failed", error=result[_FAILED])
-    return StepState("done", result)
+        return ExternalState(state="failed", error=result[_FAILED])
+    return ExternalState(state="done", value=result)
 
 
 def _read_file(fields: Mapping[str, Any]) -> File:

@@ -10,11 +10,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
 from meshwright import Outcome, Run
+from meshwright.core.encoding import View
 from meshwright.core.errors import InvalidInput, sentence
+from meshwright.core.payloads import Fact
 from meshwright.core.schema_checks import safe_schema
 from meshwright.models.structure import answer_shape
 
 StepKind = Literal["step", "ask", "sleep", "event", "model", "call", "delegate"]
+
+
+class ExternalState(View):
+    """The state of a step, or of the run.
+
+    `done` has the `value`, `failed` the `error`; `yours` is the program's to do, with `step_id` as its
+    idempotency key; `working` goes on. The run has ended under the program where it is `waiting` (for an
+    answer: claim again), `cancelled`, `late` (its deadline is over), `complete` or `moved` (the mesh stops).
+    """
+
+    state: Fact[str]
+    value: Any = None
+    error: dict[str, str] | None = None
+    step_id: str = ""
+    lease_seconds: float | None = None
 
 
 class _StepRequest(BaseModel):
