@@ -338,6 +338,26 @@ async def test_cancel_ends_the_task(tmp_path: Path) -> None:
         assert task.status == "cancelled"
 
 
+async def test_prompt_says_once_that_its_provider_is_away(tmp_path: Path, sums: type[Sums]) -> None:
+    sums.begins.set()
+    away = {"base_url": "http://127.0.0.1:9", "park_seconds": 0.1, "max_park_seconds": 0.2}
+    editor = Editor()
+    async with (
+        http_mesh(tmp_path, sums, model="http", models=away) as api,
+        connected(editor, "sums", "--url", api.url) as (connection, _),
+    ):
+        session_id = await begun(connection, tmp_path)
+        prompt = asyncio.create_task(say(connection, session_id, "Add."))
+        waits = 0
+        async for event in api.client.stream(after_seq=0):
+            waits += event.event_type == "task.waiting"
+            if waits == 3:
+                break
+        await connection.cancel(session_id=session_id)
+        assert await prompt == "cancelled"
+    assert editor.text("agent_thought_chunk").count("Cannot connect") == 1
+
+
 async def test_failures_are_told_apart(tmp_path: Path) -> None:
     """An agent that says no refuses; one that breaks is an error with a remedy."""
     editor = Editor()

@@ -40,6 +40,9 @@ _KINDS = {
     "think": ("think", "plan"),
 }
 """Words in the names of tools, by the kind that editors show."""
+_OUTSIDE = ("provider", "money", "program")
+"""The kinds of waits that an editor can only name."""
+_PROGRESS = (topics.MODEL_DELTA, "tool.called", "approval.requested")
 _MAX_BLOCKS = 100
 _STOPS = {"max_steps": "max_turn_requests", "max_tokens": "max_tokens"}
 
@@ -187,11 +190,14 @@ class TaskTranslation:
         self._open: dict[str, tuple[str, int, str]] = {}  # by step: the message, its pieces, its text
         self._messages = 0
         self._last_text = ""
+        self._is_waiting = False
         self._is_writing = False
 
     def updates(self, event: Event) -> Iterator[Update]:
         """Returns the updates for an event."""
         fields = event.fields
+        if event.event_type in _PROGRESS:
+            self._is_waiting = False
         match event.event_type:
             case topics.MODEL_DELTA:
                 yield from self._delta(f"{fields.get('attempt')}-{fields.get('step')}", fields)
@@ -203,6 +209,10 @@ class TaskTranslation:
             case "approval.requested":
                 self._is_writing = False
                 yield {"sessionUpdate": "tool_call", **self._pending(str(fields.get("key")), fields)}
+            case "task.waiting" if fields.get("kind") in _OUTSIDE:
+                if not self._is_waiting:  # it looks again and again
+                    self._is_waiting = True
+                    yield message(f"{fields.get('asked')}\n", "agent_thought_chunk")
             case "run.progress":
                 yield message(f"{fields.get('text')}\n", "agent_thought_chunk")
             case "run.title":
