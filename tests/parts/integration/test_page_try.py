@@ -6,6 +6,7 @@ import asyncio
 import re
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -15,7 +16,9 @@ from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import http_mesh
-from tests.support.page import SHOTS, Notes, Releaser, Talker, open_view, press, priced_reply
+from tests.support.missing_agents import Project
+from tests.support.page import SHOTS, Notes, Releaser, Talker, open_view, press, priced_reply, reader
+from tests.support.running_mesh import mesh_up
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -165,3 +168,21 @@ async def test_a_capability_shows_the_form_of_its_payload(tmp_path: Path, browse
             "announce": False,
             "priority": ["high"],
         }
+
+
+async def test_an_agent_that_goes_away_stays_chosen(tmp_path: Path, browser: Browser) -> None:
+    project = Project(tmp_path, tmp_path)
+    async with reader(browser, "about:blank") as person:
+        page = person.page
+        async with project.up() as running:
+            await page.goto(f"{running.url}/#/try")
+            await page.get_by_label("Agent").select_option("gate")
+            await page.get_by_label("Request").fill("v1")
+        project.take_away("gate")
+        port = str(urlsplit(running.url).port)
+        async with mesh_up(project.data, "--port", port, **project.environment) as running:
+            await expect(page.get_by_label("Agent").get_by_text("gate (gone)")).to_have_count(1)
+            await expect(page.get_by_label("Agent")).to_have_value("gate")
+            await press(page, "Send")
+            await expect(page.locator(".notice")).to_contain_text("gate")
+            assert (await running.get("/tasks")).body["items"] == []

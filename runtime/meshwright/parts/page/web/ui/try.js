@@ -20,10 +20,14 @@ export default function TryIt() {
     ${may("viewer") && !data ? html`<${Asking} of=${{ error }} />` : isForm ? html`<${Loaded} path="./try_form.js" agents=${agents} />` : html`<${Talk} agents=${agents} />`}`;
 }
 
-/** The agent to choose; a name to type where the caller sees no list. @param {{agents: any[], value?: string, isOptional?: boolean}} given */
-export function ChooseAgent({ agents, value, isOptional = false }) {
-  if (!may("viewer")) return html`<label>Agent <input name="agent" defaultValue=${value ?? ""} required=${!isOptional} /></label>`;
-  return html`<label>Agent <select name="agent" required=${!isOptional}>${isOptional ? html`<option value="">the best for the capability</option>` : null}${agents.map((agent) => html`<option key=${agent.agent_id} value=${agent.agent_id} selected=${agent.agent_id === value}>${agent.agent_id}</option>`)}</select></label>`;
+/** The agent to choose, which stays chosen though it goes away; a name to type where the caller sees no list. @param {{agents: any[], isOptional?: boolean}} given */
+export function ChooseAgent({ agents, isOptional = false }) {
+  const [chosen, choose] = useState("");
+  if (!may("viewer")) return html`<label>Agent <input name="agent" required=${!isOptional} /></label>`;
+  const names = agents.map((agent) => agent.agent_id);
+  const value = chosen || (isOptional ? "" : names[0]);
+  if (value && value !== chosen) choose(value);
+  return html`<label>Agent <select name="agent" required=${!isOptional} value=${value} onChange=${(/** @type {any} */ event) => choose(event.target.value)}>${isOptional ? html`<option value="">the best for the capability</option>` : null}${value && !names.includes(value) ? html`<option value=${value}>${value} (gone)</option>` : null}${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`;
 }
 
 const STARTERS = ["Say in one sentence what you are for.", "Name three things that I could ask you.", "What do you need to know to begin?"];
