@@ -11,8 +11,10 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from meshwright.agents.context.memory import MemoryItem, MemoryStore
+from tests.parts.integration.test_page_buttons import Changes, addresses
+from tests.support.bad_night import bad_night
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import ADMIN, ADMINS, TOKEN, Releaser, dialog, open_view
+from tests.support.page import ADMIN, ADMINS, TOKEN, Releaser, dialog, log_in, open_view, reader
 from tests.support.page_walk import expect_whole
 
 pytestmark = pytest.mark.needs("chromium")
@@ -27,7 +29,8 @@ NOTE = """(at) => {
     const sight = () => {
         const button = document.elementFromPoint(...at)?.closest("button");
         const row = button?.closest("tr, article");
-        return [button, button?.innerText, button?.ariaLabel, row?.querySelector(".question")?.innerText];
+        return [button, button?.innerText, button?.ariaLabel, row?.querySelector(".question")?.innerText,
+            row?.cells?.[4]?.innerText];
     };
     const before = sight();
     before[0].focus();
@@ -46,6 +49,28 @@ NOTE = """(at) => {
 In the frame in which that comes the hand trembles, and the page scrolls.
 """
 
+NEXT = """(pressed) => {
+    for (const button of document.querySelectorAll("main button:not(:disabled), main input[type=checkbox]")) {
+        const name = button.ariaLabel || button.innerText.trim();
+        if (pressed.includes(name) || !button.checkVisibility()) continue;
+        button.scrollIntoView({ block: "center" });
+        const { x, y, width, height } = button.getBoundingClientRect();
+        const at = { x: x + width / 2, y: y + height / 2 };
+        if (button.contains(document.elementFromPoint(at.x, at.y))) return { name, ...at };
+    }
+    return null;
+}"""
+"""Brings a button into sight that was not pressed in this view yet; returns its name and place."""
+SHIFT = """(left) => {
+    Object.assign(document.querySelector("main").style, { position: "relative", left });
+}"""
+CLOSE = "() => document.querySelector('.notice button').click()"
+VIEWS = {
+    *("inbox", "tasks", "task", "try", "schedules", "models", "memory"),
+    *("prompts", "experiments", "money", "events", "configuration", "keys"),
+}
+"""Those with buttons; agents, deliveries and the mesh have none."""
+
 Request = tuple[str, str, dict[str, Any] | None]
 
 
@@ -60,11 +85,18 @@ class Case:
     change: Callable[[int], Request]
     hands: tuple[str, ...] = ("mouse", "finger")
     """Those that press where the button was; a key presses the button that has the focus, wherever it is."""
+    what: str = ""
+    """What changes, where nothing moves and the button keeps its words."""
 
 
 def _schedule(name: str) -> Request:
     task = {"agent_id": "echo", "payload": {"text": "hi"}}
     return "POST", "/schedules", {"id": name, "cron": "0 7 1 1 *", "task": task}
+
+
+def _reschedule(agent: str) -> Request:
+    task = {"agent_id": agent, "payload": {"text": "hi"}}
+    return "PUT", "/schedules/daily", {"cron": "0 7 1 1 *", "task": task}
 
 
 def _task(text: str) -> Request:
@@ -77,6 +109,10 @@ def _key(name: str) -> Request:
 
 def _config(agent: str) -> Request:
     return "POST", "/api/agents", {"agent_id": agent, "llm_provider": "ollama", "llm_model": "llama3"}
+
+
+def _allowance(agent: str) -> Request:
+    return "PUT", "/allowances", {"whose": agent, "allowance": "1/day"}
 
 
 def _prompt(text: str) -> Request:
@@ -94,11 +130,23 @@ CASES = (
     ),
     Case("schedules", "Run now", (_schedule("m"),), lambda number: _schedule(f"a{9 - number}")),
     Case(
+        "schedules",
+        "Run now",
+        (_schedule("daily"),),
+        lambda number: _reschedule(("gate", "releaser")[number % 2]),
+        ALL,
+        "for another agent",
+    ),
+    Case(
         "memory",
         "Undo the last change",
         (),
         lambda number: ("PATCH", "/memories/m-1", {"text": f"Port {number}."}),
         ALL,
+    ),
+    *(
+        Case("money", name, (_allowance("releaser"),), lambda number: _allowance(("gate", "echo")[number]))
+        for name in ("Change the allowance of agent:releaser", "Remove the allowances of agent:releaser")
     ),
     Case("tasks", "Cancel…", (_task("first"),), lambda number: _task(str(number))),
     Case("keys", "Rotate the key of m", (_key("m"),), lambda number: _key(f"a{number}")),
@@ -144,7 +192,7 @@ async def press(page: Page, hand: str, x: float, y: float) -> None:
             await page.keyboard.press("Enter")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.view} {case.name}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.view} {case.name} {case.what}".strip())
 async def test_a_press_on_what_has_just_changed_does_nothing(
     tmp_path: Path, browser: Browser, case: Case
 ) -> None:
@@ -201,3 +249,34 @@ async def test_a_dialog_says_why_a_press_did_nothing(tmp_path: Path, browser: Br
             await button.tap()
             await expect(dialog(page)).to_have_count(0)
             await api.client.outcome(task_id)
+
+
+async def test_no_button_of_any_view_acts_as_it_comes_under_a_pointer(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with bad_night(tmp_path, 0) as night, reader(browser, f"{night.api.url}/#/tasks") as person:
+        await log_in(person, TOKEN)
+        page, changes, pressed = person.page, Changes(), set[tuple[str, str]]()
+        await expect(page.get_by_role("link", name="Deliveries")).to_be_visible()
+        await changes.watch(page)
+        await page.evaluate(HOLD)
+        async for address in addresses(page, night):
+            await page.goto(f"{night.api.url}/{address}")
+            await expect_whole(page)
+            await wait(page)
+            view = address.removeprefix("#/").partition("/")[0].partition("?")[0]
+            while button := await page.evaluate(NEXT, [name for at, name in pressed if at == view]):
+                pressed.add((view, button["name"]))
+                at = (button["x"], button["y"])
+                await page.mouse.move(*at)
+                await page.evaluate(SHIFT, "-4000px")
+                await wait(page)
+                await page.evaluate(SHIFT, "0")
+                await page.evaluate(PAINTED)
+                await page.mouse.click(*at)
+                about = f"{address}: {button['name']}"
+                await expect(page.locator(".notice"), about).to_contain_text("nothing was done")
+                assert changes.requests == [] and await dialog(page).count() == 0, about
+                await page.evaluate(CLOSE)
+    views = {view for view, _ in pressed}
+    assert views >= VIEWS, VIEWS - views

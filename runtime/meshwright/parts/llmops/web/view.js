@@ -87,7 +87,7 @@ function Playground({ path, version }) {
     setBusy(false);
   };
   return html`<h2>Try it</h2>
-    <form class="stack wider" onSubmit=${run}>
+    <form class="stack wider" data-of=${version.version} onSubmit=${run}>
       <label>Template <textarea rows="8" value=${template} onInput=${(/** @type {any} */ event) => setTemplate(event.target.value)}></textarea></label>
       ${inputs.map((name) => html`<label key=${name}>${name} <textarea name=${name} rows="2" required></textarea></label>`)}
       <label>Request <textarea name="text" rows="3" required=${inputs.length === 0}></textarea></label>
