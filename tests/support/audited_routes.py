@@ -126,8 +126,8 @@ A2A = [
         ("POST", "/message:stream"),
         ("POST", "/tasks/{id}:cancel"),
         ("POST", "/tasks/{id}:subscribe"),
-        ("POST", "/tasks/{id}/pushNotificationConfigs"),
-        ("DELETE", "/tasks/{id}/pushNotificationConfigs/{config_id}"),
+        ("POST", "/tasks/{taskId}/pushNotificationConfigs"),
+        ("DELETE", "/tasks/{taskId}/pushNotificationConfigs/{id}"),
     )
 ]
 ACCEPTED = {
@@ -188,10 +188,10 @@ FACTS = """
 /v1/experiments /v1/experiments/{experiment_id} /v1/experiments/{experiment_id}/results
 /.well-known/agent-card.json
 /a2a/.well-known/agent-card.json /a2a/extendedAgentCard /a2a/tasks /a2a/tasks/{id}:subscribe
-/a2a/tasks/{id}/pushNotificationConfigs /a2a/tasks/{id}/pushNotificationConfigs/{config_id}
+/a2a/tasks/{taskId}/pushNotificationConfigs /a2a/tasks/{taskId}/pushNotificationConfigs/{id}
 /a2a/agents/{agent_id}/.well-known/agent-card.json /a2a/agents/{agent_id}/extendedAgentCard
 /a2a/agents/{agent_id}/tasks /a2a/agents/{agent_id}/tasks/{id}:subscribe
-/a2a/agents/{agent_id}/tasks/{id}/pushNotificationConfigs
-/a2a/agents/{agent_id}/tasks/{id}/pushNotificationConfigs/{config_id}
+/a2a/agents/{agent_id}/tasks/{taskId}/pushNotificationConfigs
+/a2a/agents/{agent_id}/tasks/{taskId}/pushNotificationConfigs/{id}
 """
 """Routes that show what there is and what happened, a schedule's own task, texts of prompts, and figures."""

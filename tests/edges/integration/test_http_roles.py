@@ -28,6 +28,7 @@ ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 STREAM = "/events/stream"
 SCRIPTS = files("meshwright.parts.page") / "web/ui"
 PUBLIC = {"/", "/openapi.json", "/docs", "/docs/docs.css", "/docs/docs.js", "/healthz", "/readyz", "/health"}
+PUBLIC |= {"/a2a/jwks.json"}  # public keys
 PUBLIC |= {f"/ui/{file.name}" for file in SCRIPTS.iterdir() if file.is_file()}
 PUBLIC |= {f"/ui/vendor/{file.name}" for file in (SCRIPTS / "vendor").iterdir()}
 LOGIN = {"/session"}

@@ -36,6 +36,8 @@ RESULTS: dict[str, Any] = {
     "CancelTask": a2a_pb2.Task,
     "ListTasks": a2a_pb2.ListTasksResponse,
     "GetExtendedAgentCard": a2a_pb2.AgentCard,
+    "CreateTaskPushNotificationConfig": a2a_pb2.TaskPushNotificationConfig,
+    "ListTaskPushNotificationConfigs": a2a_pb2.ListTaskPushNotificationConfigsResponse,
 }
 INVALID, UNKNOWN, UNSUPPORTED = (
     (-32602, "INVALID_PARAMS"),

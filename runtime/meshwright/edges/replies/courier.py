@@ -112,16 +112,28 @@ class Courier:
         self._lanes[sender.scheme] = _SenderLane(self._mesh, sender, everywhere=everywhere)
 
     async def ask(
-        self, scheme: str, task: TaskKey, address: Address, *, may_have_ended: bool = False
+        self,
+        scheme: str,
+        task: TaskKey,
+        address: Address,
+        *,
+        may_have_ended: bool = False,
+        replaces: bool = False,
     ) -> None:
         """Have the outcome of a task sent to an address too; durable when this returns.
 
         The outcome of a task that ended before may be sent already: read it after this, or say that the task
-        `may_have_ended`; then its outcome is sent to this address all the same.
+        `may_have_ended`; then its outcome is sent to this address all the same. An address that `replaces`
+        is in the place of its client's others. Raises TooLarge where too many clients wait.
         """
-        await self._mesh.database.write(table.add_address, scheme, task, _stored(address))
+        add = table.replace_address if replaces else table.add_address
+        await self._mesh.database.write(add, scheme, task, _stored(address))
         if may_have_ended:
             await self._lanes[scheme].catch_up(task, address)
+
+    async def forget(self, scheme: str, task: TaskKey, client: str) -> None:
+        """Have the outcome of a task no longer sent to a client. Idempotent."""
+        await self._mesh.database.write(table.remove_addresses, scheme, task, client)
 
     async def asked(self, scheme: str, task: TaskKey) -> Sequence[Address]:
         """Returns the addresses that were asked for, of one task."""

@@ -93,6 +93,19 @@ def add_address(session: Session, scheme: str, task: TaskKey, address: StoredAdd
     session.insert("reply_addresses (scheme, tenant_id, task_id, place, address)", [row])
 
 
+def replace_address(session: Session, scheme: str, task: TaskKey, address: StoredAddress) -> None:
+    """Send the outcome of a task there, in place of the client's other addresses. Raises TooLarge."""
+    remove_addresses(session, scheme, task, address["client"])
+    add_address(session, scheme, task, address)
+
+
+def remove_addresses(session: Session, scheme: str, task: TaskKey, client: str) -> None:
+    """Forget the addresses of a client."""
+    for place, text in session.execute(_ADDRESSES, (scheme, *task)).fetchall():
+        if from_json(text)["client"] == client:
+            session.execute(f"DELETE FROM reply_addresses {_OF_TASK} AND place = ?", (scheme, *task, place))  # noqa: S608 code
+
+
 def addresses(session: Session, scheme: str, task: TaskKey) -> list[StoredAddress]:
     """The addresses that get the outcome of a task, in the order in which they were asked for."""
     rows = session.execute(_ADDRESSES, (scheme, *task)).fetchall()

@@ -10,6 +10,7 @@ from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.kit import Registry
 from meshwright.parts.a2a.settings import A2aSettings
+from meshwright.parts.a2a.signatures import CardSigner
 
 PATH = "/a2a"
 SKILL_ID = "skillId"
@@ -27,12 +28,13 @@ class Directory:
     """The agents that A2A reaches, and their skills."""
 
     def __init__(self, mesh: Mesh, settings: A2aSettings) -> None:
-        self._settings = settings
+        self.settings = settings
+        self._signer = CardSigner(mesh.database.folder)
         self._registered = [agent for agent in mesh.get(Registry).agents() if agent.kind != "system"]
         self._agents = {agent.agent_id: agent for agent in self._registered if self._reaches(agent)}
 
     def _reaches(self, agent: AgentInfo) -> bool:
-        return any(fnmatchcase(agent.agent_id, pattern) for pattern in self._settings.agents)
+        return any(fnmatchcase(agent.agent_id, pattern) for pattern in self.settings.agents)
 
     def find(self, agent_id: str) -> AgentInfo:
         """Returns an agent. Raises NotFound."""
@@ -58,8 +60,8 @@ class Directory:
             if len(able) < len(others):  # the best one may be out of reach
                 return {"agent_id": able[0].agent_id, "capability": skill}
             return {"capability": skill}
-        if self._settings.default_agent and not agent_id:
-            return {"agent_id": self.find(self._settings.default_agent).agent_id}
+        if self.settings.default_agent and not agent_id:
+            return {"agent_id": self.find(self.settings.default_agent).agent_id}
         if len(agents) == 1:
             return {"agent_id": agents[0].agent_id}
         raise InvalidInput(
@@ -70,10 +72,14 @@ class Directory:
         )
 
     def card(self, base_url: str, agent_id: str, *, is_extended: bool) -> dict[str, Any]:
-        """Returns the card of the mesh, or of an agent, of the mesh at `base_url`. Raises NotFound.
+        """Returns the signed card of the mesh, or of an agent, of the mesh at `base_url`. Raises NotFound.
 
         The extended one has the schemas of skills.
         """
+        card = self._describe_card(base_url, agent_id, is_extended=is_extended)
+        return self._signer.sign(card, base_url)
+
+    def _describe_card(self, base_url: str, agent_id: str, *, is_extended: bool) -> dict[str, Any]:
         if agent_id:
             agent = self.find(agent_id)
             name, description, agents = agent.name, _describe(agent), [agent]
@@ -115,7 +121,7 @@ class Directory:
             ],
             "capabilities": {
                 "streaming": True,
-                "pushNotifications": False,
+                "pushNotifications": self.settings.push,
                 "extendedAgentCard": True,
                 "extensions": extensions,
             },

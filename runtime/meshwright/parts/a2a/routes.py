@@ -38,12 +38,14 @@ from meshwright.parts.a2a.errors import (
     stopping,
 )
 from meshwright.parts.a2a.settings import A2aSettings
+from meshwright.parts.a2a.signatures import JWKS_PATH, CardSigner
 
 _CARD = "/.well-known/agent-card.json"
 _RULE = Rule("speaks A2A", (Role.VIEWER, Role.SUBMITTER))
 _VERSION = "1.0"
 _ENVELOPE_DEPTH = 8  # of a payload in a message in a request
 _IN_HTTP = frozenset({401, 413, 429, 503, 507})  # statuses that proxies and clients act upon
+_IN_PATH = {"id", "taskId"}
 _REST = (
     ("POST", "/message:send", "SendMessage"),
     ("POST", "/message:stream", "SendStreamingMessage"),
@@ -52,10 +54,10 @@ _REST = (
     ("POST", "/tasks/{id}:subscribe", "SubscribeToTask"),
     ("GET", "/tasks/{id}:subscribe", "SubscribeToTask"),
     ("GET", "/tasks/{id}", "GetTask"),
-    ("POST", "/tasks/{id}/pushNotificationConfigs", "CreateTaskPushNotificationConfig"),
-    ("GET", "/tasks/{id}/pushNotificationConfigs", "ListTaskPushNotificationConfigs"),
-    ("GET", "/tasks/{id}/pushNotificationConfigs/{config_id}", "GetTaskPushNotificationConfig"),
-    ("DELETE", "/tasks/{id}/pushNotificationConfigs/{config_id}", "DeleteTaskPushNotificationConfig"),
+    ("POST", "/tasks/{taskId}/pushNotificationConfigs", "CreateTaskPushNotificationConfig"),
+    ("GET", "/tasks/{taskId}/pushNotificationConfigs", "ListTaskPushNotificationConfigs"),
+    ("GET", "/tasks/{taskId}/pushNotificationConfigs/{id}", "GetTaskPushNotificationConfig"),
+    ("DELETE", "/tasks/{taskId}/pushNotificationConfigs/{id}", "DeleteTaskPushNotificationConfig"),
     ("GET", "/extendedAgentCard", "GetExtendedAgentCard"),
 )
 
@@ -71,7 +73,16 @@ def make_routes(settings: A2aSettings) -> list[APIRouter]:
         for verb, path, name in _REST:
             endpoint = _Rest(settings, name)
             router.add_api_route(base + path, endpoint, methods=[verb], include_in_schema=False)
-    return [cards, router]
+    keys = make_router("a2a", is_open=True)
+    keys.add_api_route(JWKS_PATH, _keys, include_in_schema=False)
+    return [cards, router, keys]
+
+
+async def _keys(request: Request) -> Response:
+    """Answers with the key that cards are signed with."""
+    signer = CardSigner(request.app.state.mesh.database.folder)
+    headers = {"Cache-Control": "max-age=60"}
+    return Response(encode(signer.keys()), headers=headers, media_type="application/json")
 
 
 class _Card(Endpoint):
@@ -196,8 +207,8 @@ class _Rest(_Binding):
             if request.method == "POST":
                 body = await self.read_json(request)
                 params = params | body if isinstance(body, dict) else body
-            if "id" in request.path_params and isinstance(params, dict):
-                params["id"] = request.path_params["id"]
+            if isinstance(params, dict):
+                params |= {name: request.path_params[name] for name in _IN_PATH & request.path_params.keys()}
             result = await self.run(request, self._name, params)
         except MeshError as error:
             answer = await answer_error(request, error)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright import Event, TaskRequest
+from meshwright import Event, MeshError, TaskRequest
 from meshwright.component import Conflict, Forbidden, InvalidInput, NotFound, Operations, Tasks
 from meshwright.core import topics
 from meshwright.core.encoding import encode
@@ -17,7 +17,7 @@ from meshwright.edges.bodies import InvalidFields
 from meshwright.engine.events.answers import parse_reply
 from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.record import TaskView
-from meshwright.kit import Role, has_role
+from meshwright.kit import Role, derived_id, has_role
 from meshwright.mesh.identity.events import EventOperations
 from meshwright.mesh.orchestration.tasks import Leaving
 from meshwright.parts.a2a import wire
@@ -30,6 +30,7 @@ from meshwright.parts.a2a.errors import (
     ProtocolError,
     stopping,
 )
+from meshwright.parts.a2a.push import PushConfigs
 from meshwright.parts.a2a.wire import Document
 
 _LOOK_SECONDS = 1.0  # between two looks at a task that asks
@@ -84,20 +85,30 @@ class A2aService:
 
     async def _accept(self, request: wire.SendRequest) -> str:
         """Make the task of a message, or answer: durable when this returns. A repeated one does neither."""
-        message = request.message
-        if request.configuration.task_push_notification_config is not None:
-            raise _push_not_supported()
+        message, push = request.message, request.configuration.task_push_notification_config
+        configs = None if push is None else self._push()
         if message.task_id:
+            if configs is not None and push is not None:
+                await configs.set((await self._see(message.task_id)).task_id, push)
             return await self._answer(message)
         skill = message.metadata.get(SKILL_ID) or request.metadata.get(SKILL_ID) or ""
         if not isinstance(skill, str):
             raise InvalidInput(f"{SKILL_ID} is no text", field=SKILL_ID)
         target = self._address.directory.target(self._address.agent_id, skill)
         task = TaskRequest(**target, payload=message.payload(), thread_id=message.context_id or None)
-        receipt = await self._operations.submit(
-            task, idempotency_key=self._key(message, *target.values()), traceparent=self._address.traceparent
-        )
-        return receipt.task_id
+        key, trace = self._key(message, *target.values()), self._address.traceparent
+        if configs is None or push is None:
+            return (await self._operations.submit(task, idempotency_key=key, traceparent=trace)).task_id
+        # The URL is known before the task is, so that it misses nothing; the key says the task's id.
+        task_id = derived_id(self._caller.tenant_id, self._caller.source, key)
+        before = await configs.find_all(task_id)
+        config_id = (await configs.set(task_id, push, is_new=True))["id"]
+        try:
+            return (await self._operations.submit(task, idempotency_key=key, traceparent=trace)).task_id
+        except MeshError:
+            if not before:
+                await configs.delete(task_id, config_id)
+            raise
 
     def _key(self, message: wire.UserMessage, *target: str) -> str:
         """The idempotency key of a message. Clients send one id with several contents: these are others."""
@@ -221,9 +232,38 @@ class A2aService:
         address = self._address
         return address.directory.card(address.base_url, address.agent_id, is_extended=True)
 
-    async def refuse_push(self, params: Any) -> Document:
-        """Refuse configurations of push notifications."""
-        raise _push_not_supported()
+    async def create_push_config(self, params: Any) -> Document:
+        """Name a URL that gets the updates of a task."""
+        configs, request = self._push(), _read(wire.PushConfig, params)
+        return await configs.set((await self._see(request.task_id)).task_id, request)
+
+    async def get_push_config(self, params: Any) -> Document:
+        """Show a URL of a task."""
+        configs, request = self._push(), _read(wire.PushConfigParams, params)
+        return await configs.get((await self._see(request.task_id)).task_id, request.id)
+
+    async def list_push_configs(self, params: Any) -> Document:
+        """List the URLs of a task; all of them, since they are few."""
+        configs, request = self._push(), _read(wire.PushConfigParams, params)
+        documents = await configs.find_all((await self._see(request.task_id)).task_id)
+        return {"configs": documents, "nextPageToken": ""}
+
+    async def delete_push_config(self, params: Any) -> Document:
+        """Send no more to a URL of a task."""
+        configs, request = self._push(), _read(wire.PushConfigParams, params)
+        await configs.delete((await self._see(request.task_id)).task_id, request.id)
+        return {}
+
+    def _push(self) -> PushConfigs:
+        """The URLs of the caller's tasks. Raises ProtocolError where the settings allow none."""
+        settings = self._address.directory.settings
+        if not settings.push:
+            raise ProtocolError(
+                PUSH_NOT_SUPPORTED,
+                "Push notifications are not supported",
+                remedy="Follow the task by SubscribeToTask, or set push = true in [a2a] of mesh.toml",
+            )
+        return PushConfigs(self._operations, settings, self._address.base_url)
 
     async def _see(self, task_id: str) -> TaskView:
         """A task that the caller may see. Those of others are as unknown as any."""
@@ -329,14 +369,6 @@ def _ids(view: TaskView) -> Document:
     return {"taskId": view.task_id, "contextId": view.thread_id}
 
 
-def _push_not_supported() -> ProtocolError:
-    return ProtocolError(
-        PUSH_NOT_SUPPORTED,
-        "Push notifications are not supported",
-        remedy="Follow the task by SubscribeToTask",
-    )
-
-
 def _read_answers(message: wire.UserMessage, task_id: str, waits: list[Wait]) -> list[tuple[Wait, Any]]:
     """The questions that a message answers: data may name them by their keys, all else is for the oldest."""
     by_key = {wait.wait_id: wait for wait in waits}
@@ -367,9 +399,9 @@ METHODS: dict[str, Method] = {
     "CancelTask": A2aService.cancel_task,
     "SubscribeToTask": A2aService.subscribe_to_task,
     "GetExtendedAgentCard": A2aService.get_extended_agent_card,
-    "CreateTaskPushNotificationConfig": A2aService.refuse_push,
-    "GetTaskPushNotificationConfig": A2aService.refuse_push,
-    "ListTaskPushNotificationConfigs": A2aService.refuse_push,
-    "DeleteTaskPushNotificationConfig": A2aService.refuse_push,
+    "CreateTaskPushNotificationConfig": A2aService.create_push_config,
+    "GetTaskPushNotificationConfig": A2aService.get_push_config,
+    "ListTaskPushNotificationConfigs": A2aService.list_push_configs,
+    "DeleteTaskPushNotificationConfig": A2aService.delete_push_config,
 }
 """The operations by their names in JSON-RPC."""

@@ -23,6 +23,7 @@ from meshwright import ToolFailed
 from meshwright.component import Caller
 from meshwright.core.encoding import with_integers
 from meshwright.core.messages import Outcome
+from meshwright.edges.outgoing_requests import usable_url
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.work.protocol import APPROVED_BY, Wait
 from meshwright.engine.work.record import TaskView
@@ -68,6 +69,8 @@ STATE_FILTERS: Mapping[str, Mapping[str, Any]] = {
     _REJECTED: {"status": "failed", "error": ToolFailed.__name__},
 }
 """Filters of tasks among which are those of a state."""
+_MAX_SECRET_CHARS = 4_096  # of a token or of credentials
+_HEADER_TEXT = r"^[\x20-\x7e]*$"
 _MODES = ("text/", "image/", "audio/", "application/json", "application/pdf")
 
 
@@ -178,10 +181,39 @@ class UserMessage(_ProtoJson):
                 )
 
 
+class _Authentication(_ProtoJson):
+    scheme: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")]
+    credentials: Annotated[str, Field(max_length=_MAX_SECRET_CHARS, pattern=_HEADER_TEXT)] = ""
+
+
+class PushConfig(_ProtoJson):
+    """A URL that gets the updates of a task, and how it knows them."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{0,128}$")] = ""
+    """The id, by which it is changed and deleted. "": the mesh makes one of the URL."""
+    task_id: Annotated[str, Field(max_length=256)] = ""
+    """The task."""
+    url: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(usable_url)]
+    """The URL."""
+    token: Annotated[str, Field(max_length=_MAX_SECRET_CHARS, pattern=_HEADER_TEXT)] = ""
+    """A text that is sent in the header `X-A2A-Notification-Token`."""
+    authentication: _Authentication | None = None
+    """The scheme and credentials of the header `Authorization`."""
+
+
+class PushConfigParams(_ProtoJson):
+    """The parameters of operations on a configuration of push notifications, or on those of a task."""
+
+    task_id: Annotated[str, Field(min_length=1, max_length=256)]
+    """The task."""
+    id: Annotated[str, Field(max_length=128)] = ""
+    """The configuration."""
+
+
 class _Configuration(_ProtoJson):
     history_length: _HistoryLength | None = None
     return_immediately: bool = False
-    task_push_notification_config: _Metadata | None = None
+    task_push_notification_config: PushConfig | None = None
 
 
 class SendRequest(_ProtoJson):
