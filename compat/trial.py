@@ -23,6 +23,7 @@ RESULTS = ROOT / "compat" / "results"
 BIN = Path(sys.executable).parent
 GET_SECONDS, START_SECONDS, STOP_SECONDS = 1800, 120, 20
 GOLD_MINUTES = 60
+PORTS = ("port", "port2", "port3")
 MISSES = ("failure", "error", "skipped")
 CUTS = ("connections cut", "broker cut", "acknowledgements lost")
 
@@ -35,11 +36,14 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     """Run a recipe and write its result. Raises RecipeFailed."""
     home = _get(recipe)
     with temporary_folder("compat-") as folder, ExitStack() as servers:
-        ports = _free_ports(2)
+        ports = _free_ports(len(PORTS))
         data = Path(folder, "data")
         data.mkdir()
         data.parent.chmod(0o711)
-        names = _names(home) | {"data": str(data), "port": str(ports[0]), "port2": str(ports[1])}
+        names = _names(home) | {
+            "data": str(data),
+            **{name: str(port) for name, port in zip(PORTS, ports, strict=True)},
+        }
         _write_files(recipe, data, names)
         output = _run(recipe.shows, home, names, may_fail=True)  # some fail behind their help
         if recipe.version not in output:
@@ -172,12 +176,12 @@ def _prove(recipe: Recipe, names: Mapping[str, str], folder: Path) -> dict[str, 
         text=True,
         timeout=recipe.life_seconds,
     )
-    said = "mesh prove " + Template(recipe.prove).safe_substitute(names | {"port": "PORT", "port2": "PORT"})
+    said = "mesh prove " + Template(recipe.prove).safe_substitute(names | dict.fromkeys(PORTS, "PORT"))
     if recipe.refused:
         if done.returncode != 2 or recipe.refused not in done.stderr:
             raise RecipeFailed(f"{recipe.id} is not refused: {done.returncode}, {done.stderr[-2000:]}")
         line = done.stderr.strip().splitlines()[-1].removeprefix("mesh: cannot prove: ")
-        for port in ("port", "port2"):
+        for port in PORTS:
             line = line.replace(names[port], "PORT")
         return {"tier": "refused", "run": said, "figures": {}, "differs": [line]}
     if done.returncode not in (0, 1) or not done.stdout:
@@ -194,6 +198,7 @@ def _prove(recipe: Recipe, names: Mapping[str, str], folder: Path) -> dict[str, 
         "kills": kills,
         "cuts": cuts,
         "frozen workers": faults.get("worker frozen", 0),
+        **({"failovers": faults["failover"]} if "failover" in faults else {}),
         "tasks accepted": figures["tasks_accepted"],
         "tasks ended once": figures["tasks_ended_once"],
         "steps repeated": figures["steps_repeated"],
@@ -233,7 +238,7 @@ def _call_models(recipe: Recipe, names: Mapping[str, str], folder: Path) -> dict
     ]
     if not result["ok"]:
         differs.append(result["error"]["message"])
-    for port in ("port", "port2"):
+    for port in PORTS:
         differs = [line.replace(names[port], "PORT") for line in differs]
     return {
         "tier": "bronze" if result["ok"] else "broke",

@@ -168,6 +168,33 @@ async def test_a_run_on_postgres_and_a_broker_removes_what_a_killed_run_left(
     assert not (tmp_path / ".mesh" / "prove").exists()
 
 
+async def test_a_run_goes_on_through_a_failover(
+    own_postgres: Cluster, standby: Cluster, tmp_path: Path
+) -> None:
+    own_postgres.query("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    own_postgres.query("SELECT pg_reload_conf()")
+    while own_postgres.rows("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+        await asyncio.sleep(0.05)
+    hosts = f"127.0.0.1:{own_postgres.port},127.0.0.1:{standby.port}"
+    address = f"postgresql://{USER}:{PASSWORD}@{hosts}/{NAME}?target_session_attrs=read-write"
+    options = ["--minutes", "0.2", "--kills", "2", "--workers", "2", "--seed", "7", "--rate", "2"]
+    command = [*MESH, "prove", "--database", address, *options]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    accepted = tmp_path / ".mesh" / "prove"
+    await wait_until(lambda: any(accepted.glob("*/accepted.jsonl")))
+    own_postgres.stop()
+    standby.promote()
+    out, _ = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 0, out
+    report = report_in(tmp_path)
+    assert report["faults"]["failover"] == 1 and ", 1 failover: " in out
+    assert report["figures"]["tasks_accepted"] == report["figures"]["tasks_ended_once"] > 0
+    assert not [line for line in report["not_proved"] if line.startswith("failover")]
+    assert schemas(standby) == []
+    diagnosis = await asyncio.to_thread(run, "doctor", cwd=tmp_path, MESH_DATABASE=address)
+    assert "this store was proved here" in diagnosis.stdout
+
+
 async def test_an_interrupted_run_leaves_nothing(postgres: Cluster, tmp_path: Path) -> None:
     async with (
         mosquitto(tmp_path / "broker", *PLAIN, "sys_interval 1") as broker,

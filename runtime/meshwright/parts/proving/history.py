@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ def store_name(database: str | None) -> str:
     if database is None:
         return "sqlite"
     address = urlsplit(database)
-    return f"{address.hostname or ''}:{address.port or 5432}{address.path}"
+    hosts = address.netloc.rpartition("@")[2].split(",")
+    return ",".join(host if re.search(r":\d+$", host) else f"{host}:5432" for host in hosts) + address.path
 
 
 def keep_result(folder: Path, proved: Iterable[str], report: Mapping[str, Any], path: Path) -> None:

@@ -18,7 +18,7 @@ from meshwright.core.errors import InvalidInput
 from meshwright.engine.events.heads import KEY_NAME, Head, Signer
 from meshwright.mesh.orchestration.acceptance import FINAL
 from meshwright.parts.proving.oracle import REPEATED, Evidence, RunCosts, parse_outcome
-from meshwright.parts.proving.trial import Findings, TrialOptions
+from meshwright.parts.proving.trial import FAILOVER, Findings, TrialOptions
 
 _FORMAT = 1
 _FAST_COMMIT_SECONDS = 0.0003
@@ -116,9 +116,10 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{_store_line(store)}, {_count(settings['workers'], 'worker')}"
     faults = Counter(report["faults"])
     kills = faults["worker killed"] + faults["writer killed"]
+    failovers = f", {_count(faults[FAILOVER], 'failover')}" if faults[FAILOVER] else ""
     yield (
         f"{_count(kills, 'kill')}, {sum(faults[name] for name in _CUTS)} times connections cut, "
-        f"{_count(faults['worker frozen'], 'frozen worker')}: "
+        f"{_count(faults['worker frozen'], 'frozen worker')}{failovers}: "
         f"{figures['tasks_accepted']:,} tasks accepted, {figures['tasks_ended_once']:,} ended once, "
         f"{figures['steps_repeated']} steps repeated, ${Decimal(figures['usd_off']):.6f} off"
     )
@@ -171,7 +172,7 @@ def _not_proved(findings: Findings) -> Iterator[str]:
         yield f"power cuts (a commit takes {1000 * seconds:.2f} ms: does this disk lie?)"
     else:
         yield "power cuts (no machine was switched off)"
-    if findings.server:
+    if findings.server and not findings.faults.get(FAILOVER):
         standbys = int(findings.server["standbys"])
         yield f"failover ({_count(standbys, 'standby', 'standbys')}, none was promoted)"
     if findings.broker is not None and not findings.broker.messages:

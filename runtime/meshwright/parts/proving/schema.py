@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 from meshwright.core.errors import ConfigError, InvalidInput, StoreFailed
 from meshwright.core.plugins import install_command
+from meshwright.engine.sql.timelines import SELECT_TIMELINE, single_servers
 
 try:
     import psycopg
@@ -28,6 +29,7 @@ except ImportError as error:
 MARK = "mesh_prove_"
 COMMENT = "meshwright prove: a schema of its own, which the next run drops"
 _CONNECT_SECONDS = 10
+_PORT = 5432
 _SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
 _COMMITS = 20
 _MARKED_SCHEMAS = (
@@ -54,7 +56,13 @@ class Schema:
         self._connection = self._connect()
         info = self._connection.info
         self.location = f"PostgreSQL {info.dbname!r} on {info.host}"
-        self.host, self.port = info.host, info.port
+        servers = single_servers(self._parameters)
+        self.servers = [(info.host, info.port)]
+        """Host and port of each server that the address names."""
+        if len(servers) > 1:
+            self.servers = [
+                (one.get("hostaddr") or one["host"], int(one.get("port") or _PORT)) for one in servers
+            ]
 
     def create(self, *, beside: bool) -> list[str]:
         """Drop what killed runs left, and make the schema; returns the names of those that it dropped.
@@ -80,20 +88,24 @@ class Schema:
         self._refuse_other_schema()
         return dropped
 
-    def address(self, proxy_port: int | None = None) -> str:
-        """Return the address of the schema, directly or through a proxy on a port of loopback.
+    def address(self, proxy_ports: Sequence[int] = ()) -> str:
+        """Return the address of the schema, directly or through proxies of the servers on ports of loopback.
 
         The host stays in the address, so that its certificate and its password are still found by its name.
         """
         parameters = {
             name: value
             for name, value in self._parameters.items()
-            if name not in ("host", "hostaddr", "port", "options", "password", "target_session_attrs")
+            if name not in ("host", "hostaddr", "port", "options", "password")
         }
-        parameters |= {"host": self.host, "port": self.port, "application_name": self.name}
-        if proxy_port is not None:
-            host = "127.0.0.1" if self.host.startswith("/") else self.host
-            parameters |= {"host": host, "hostaddr": "127.0.0.1", "port": proxy_port}
+        hosts, ports = zip(*self.servers, strict=True)
+        if len(hosts) == 1:
+            parameters.pop("target_session_attrs", None)
+        if proxy_ports:
+            hosts = tuple("127.0.0.1" if host.startswith("/") else host for host in hosts)
+            parameters["hostaddr"], ports = ",".join(["127.0.0.1"] * len(hosts)), tuple(proxy_ports)
+        parameters |= {"host": ",".join(hosts), "port": ",".join(map(str, ports))}
+        parameters["application_name"] = self.name
         if password := self._connection.info.password:
             parameters["password"] = password
         parameters["options"] = self._options
@@ -112,6 +124,14 @@ class Schema:
         is_direct = self._connection.info.backend_pid == self._row("SELECT pg_backend_pid()")[0]
         return {**settings, "pooler": "no" if is_direct else "by session"}
 
+    def timeline(self) -> int:
+        """Return the number of the server's timeline, which rises with each promotion; 0 if it says none."""
+        try:
+            self._connect_if_lost()
+            return int(self._row(SELECT_TIMELINE.decode())[1])
+        except psycopg.Error:
+            return 0
+
     def commit_seconds(self) -> float:
         """Return the median time of a small commit in the schema."""
         table = sql.Identifier(self.name, "commit_probe")
@@ -126,14 +146,16 @@ class Schema:
 
     def drop(self) -> None:
         """End the sessions of the run, drop its schema and close. Connects again if the session was lost."""
-        if self._connection.closed or self._connection.broken:
-            self._connection = self._connect()
-        try:
-            self._drop(self.name)
-        except psycopg.OperationalError:  # the session was lost since
-            self._connection = self._connect()
-            self._drop(self.name)
+        self._connect_if_lost()
+        self._drop(self.name)
         self._connection.close()
+
+    def _connect_if_lost(self) -> None:
+        try:
+            self._row("SELECT 1")
+        except psycopg.OperationalError:
+            self._connection = self._connect()
+            self._try_lock(self.name)
 
     @property
     def _options(self) -> str:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from meshwright.parts.proving.schema import Schema
 
 WORKER = ("-m", "meshwright.parts.proving.worker")
+FAILOVER = "failover"
+"""The kind of faults that others brought about: a standby was promoted."""
 _MARK = "run-"
 _LOOK_SECONDS = 0.2
 _PROGRESS_SECONDS = 10.0
@@ -159,7 +161,8 @@ async def run_trial(
             for name in schema.create(beside=beside):
                 report(f"dropped the schema {name}, which a killed run left")
             trial.schema = schema
-            trial.proxy = await stack.enter_async_context(Proxy(schema.host, schema.port))
+            for server in schema.servers:
+                trial.proxies.append(await stack.enter_async_context(Proxy(*server)))
         stack.callback(trial.kill)
         return await trial.run(looks)
 
@@ -179,8 +182,9 @@ class StoreTrial:
         self._program, self._patience_seconds = program, patience_seconds
         self.schema: Schema | None = None
         """The schema of the run; None on SQLite."""
-        self.proxy: Proxy | None = None
-        """The proxy before the database."""
+        self.proxies: list[Proxy] = []
+        """The proxies before the servers of the database."""
+        self._timeline = 0
         self.broker: TrialBroker | None = None
         """The broker that half of the tasks go by."""
         self._records = Records(folder)
@@ -201,6 +205,7 @@ class StoreTrial:
         """Run the tasks with all faults, and judge them."""
         server = self.schema.versions() if self.schema else {}
         commit_seconds = self.schema.commit_seconds() if self.schema else None
+        self._timeline = self.schema.timeline() if self.schema else 0
         self._workers += [self._worker(index) for index in range(self._options.workers)]
         for worker in self._workers:
             worker.launch()
@@ -232,7 +237,7 @@ class StoreTrial:
         data = self._folder / ("data" if self.schema is None else f"worker-{index}")
         data.mkdir(mode=0o700)
         options, broker = self._options, self.broker
-        address = self.schema.address(self.proxy.port) if self.schema and self.proxy else ""
+        address = self.schema.address([proxy.port for proxy in self.proxies]) if self.schema else ""
         job = Job(
             *(str(self._folder), str(data), address, options.seed, options.tasks, index, options.workers),
             has_broker=broker is not None,
@@ -329,8 +334,8 @@ class StoreTrial:
                 send(pid, signal.SIGCONT)
 
     async def _cut_connections(self) -> None:
-        assert self.proxy is not None
-        self.proxy.cut(self._rng)
+        for proxy in self.proxies:
+            proxy.cut(self._rng)
 
     async def _cut_broker(self) -> None:
         assert self.broker is not None
@@ -385,7 +390,9 @@ class StoreTrial:
             await asyncio.sleep(_REST_SECONDS)
 
     async def _read_evidence(self) -> Evidence:
-        """Read the store. A cut connection may end the runs of each worker."""
+        """Read the store. A cut connection, as by a failover, may end the runs of each worker."""
+        if self.schema is not None and (promoted := self.schema.timeline() - self._timeline) > 0:
+            self._counts[FAILOVER] = promoted
         kills = self._counts.total() * self._options.workers
         evidence = await read_evidence(self._database(), self._records, kills=kills, cost_usd=COST_USD)
         outcomes = {} if self.broker is None else self.broker.client.outcomes
