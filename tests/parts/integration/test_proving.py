@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,25 @@ from meshwright.core.errors import StoreFailed
 from meshwright.core.settings import load_settings
 from meshwright.parts.proving.schema import open_schema
 from meshwright.parts.proving.trial import TrialOptions, run_trial
-from tests.support.faults.broken_worker import BROKER_FAULTS, FAULTS
+from tests.support.faults.broken_worker import (
+    BROKER_FAULTS,
+    DOUBLED_MESSAGES,
+    FAULTS,
+    KILL_FAULTS,
+    LOST_LEASES,
+    OTHER_ENCODINGS,
+    PACKET_IDS,
+    POSTGRES_FAULTS,
+    SWALLOWED_MESSAGES,
+)
 from tests.support.mqtt_broker import PLAIN, SECONDS, Mosquitto, client, mosquitto, publish
 from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
 from tests.support.running_mesh import MESH, run
 from tests.support.scripted_broker import HABITS, MOCHI_ANSWERS, ScriptedBroker, scripted_broker
 
 SHORT = TrialOptions(minutes=0.05, kills=0, workers=1, rate=10, seed=3)
+LONG = TrialOptions(minutes=1, kills=12, workers=1, rate=8, seed=13)
+"""Long enough for a fault that one kill among some shows."""
 SHORT_FREEZE = "172"
 """A seed whose frozen worker is frozen for half a second."""
 
@@ -114,6 +127,39 @@ async def test_a_build_with_a_known_fault_is_found(fault: str, tmp_path: Path) -
     assert not (tmp_path / "prove").exists()
 
 
+@pytest.mark.soak("minutes: each has to wait for a kill, or a cut, that shows it")
+@pytest.mark.parametrize("fault", [*KILL_FAULTS, LOST_LEASES])
+async def test_a_build_whose_fault_a_kill_or_a_cut_shows_is_found(
+    fault: str, postgres: Cluster, tmp_path: Path
+) -> None:
+    is_shared = fault in POSTGRES_FAULTS
+    findings = await run_trial(
+        replace(LONG, workers=2 if is_shared else 1),
+        tmp_path / "prove",
+        database=postgres.url() if is_shared else None,
+        report=print,
+        program=("-m", "tests.support.faults.broken_worker", fault),
+        patience_seconds=30,
+        looks=2,
+    )
+    words = {**KILL_FAULTS, **POSTGRES_FAULTS}[fault]
+    assert any(words in complaint for complaint in findings.complaints), findings.complaints
+
+
+async def test_a_build_with_the_encoding_of_the_role_is_found(postgres: Cluster, tmp_path: Path) -> None:
+    findings = await run_trial(
+        SHORT,
+        tmp_path / "prove",
+        database=postgres.url(),
+        report=print,
+        program=("-m", "tests.support.faults.broken_worker", OTHER_ENCODINGS),
+        patience_seconds=15,
+        looks=1,
+    )
+    words = POSTGRES_FAULTS[OTHER_ENCODINGS]
+    assert any(words in complaint for complaint in findings.complaints), findings.complaints
+
+
 def at_broker(folder: Path, url: str) -> dict[str, Any]:
     """The arguments of a run at a broker."""
     return {
@@ -125,7 +171,7 @@ def at_broker(folder: Path, url: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("fault", BROKER_FAULTS)
+@pytest.mark.parametrize("fault", [DOUBLED_MESSAGES, SWALLOWED_MESSAGES])
 async def test_a_build_that_mistakes_messages_is_found(fault: str, tmp_path: Path) -> None:
     async with mosquitto(tmp_path / "broker") as broker:
         findings = await run_trial(
@@ -135,6 +181,18 @@ async def test_a_build_that_mistakes_messages_is_found(fault: str, tmp_path: Pat
             **at_broker(tmp_path, broker.url),
         )
     assert any(BROKER_FAULTS[fault] in complaint for complaint in findings.complaints), findings.complaints
+
+
+async def test_a_build_that_knows_messages_by_packet_ids_is_found(tmp_path: Path) -> None:
+    async with scripted_broker(HABITS["rabbitmq-4.3.6"]) as broker:
+        findings = await run_trial(
+            SHORT,
+            tmp_path / "prove",
+            program=("-m", "tests.support.faults.broken_worker", PACKET_IDS),
+            **at_broker(tmp_path, broker.url),
+        )
+    words = BROKER_FAULTS[PACKET_IDS]
+    assert any(words in complaint for complaint in findings.complaints), findings.complaints
 
 
 async def test_a_run_on_postgres_and_a_broker_removes_what_a_killed_run_left(

@@ -204,4 +204,4 @@ def _submission(item: PlannedTask) -> Submission:
     kind = item.number % 10
     may_repeat = not item.key.startswith("charge")  # its tool must have its effect once for each text
     times = 2 if kind == 0 or (kind == 4 and may_repeat) else 1
-    return Submission(item.number, item.key, item.request(), item.key if kind in (0, 6) else None, times)
+    return Submission(item.number, item.text, item.request(), item.key if kind in (0, 6) else None, times)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from meshwright.core.errors import Conflict, HostError, NotFound
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.engine.events.filter import EventFilter
-from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.events.inbox import Inbox, Question
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.parts.proving.records import Records
@@ -32,8 +32,8 @@ class TaskClient(Protocol):
     async def started(self, task_id: str) -> None:
         """Wait until a task has been claimed."""
 
-    async def answer(self, task_id: str, key: str, value: Any) -> None:
-        """Answer a question of a task."""
+    async def answer(self, task_id: str, key: str, value: Any, *, digest: str = "") -> None:
+        """Answer a question of a task, as its digest names it."""
 
     async def outcome(self, task_id: str) -> Outcome:
         """Wait for the outcome of a task."""
@@ -130,11 +130,13 @@ class PlanClient:
 
 
 class Person:
-    """Answers each question about an interrupted charge: it was charged."""
+    """Answers each question about an interrupted charge: it was charged.
 
-    def __init__(self, tasks: TaskClient, inbox: Inbox) -> None:
-        self._tasks = tasks
-        self._inbox = inbox
+    Before, answers as if another question stood there, which has to be refused.
+    """
+
+    def __init__(self, tasks: TaskClient, inbox: Inbox, records: Records | None = None) -> None:
+        self._tasks, self._inbox, self._records = tasks, inbox, records
 
     async def run(self) -> None:
         """Answer until cancelled."""
@@ -142,6 +144,13 @@ class Person:
             with suppress(HostError):  # the next round asks again
                 for question in (await self._inbox.page("default", limit=500)).items:
                     with suppress(Conflict, NotFound):  # it was answered before
-                        answer = {"approve": False, "reason": "it was charged"}
-                        await self._tasks.answer(question.task_id, question.wait_id, answer)
+                        await self._answer(question)
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _answer(self, question: Question) -> None:
+        about = question.task_id, question.wait_id, {"approve": False, "reason": "it was charged"}
+        if self._records is not None and question.digest:
+            with suppress(Conflict):
+                await self._tasks.answer(*about, digest=question.digest[::-1])
+                self._records.misplaced.write([question.task_id])
+        await self._tasks.answer(*about, digest=question.digest or "")

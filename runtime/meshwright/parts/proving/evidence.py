@@ -57,6 +57,9 @@ def recorded_fields(records: Records) -> dict[str, Any]:
     """Return the fields of the evidence that clients, models and tools recorded."""
     calls = records.calls.read()
     return {
+        "charges": records.charges.read(),
+        "swaps": records.swaps.read(),
+        "misplaced": [task_id for [task_id] in records.misplaced.read()],
         "accepted": [task_id for _, task_id in records.accepted.read()],
         "reported": [(task_id, status) for task_id, status, _ in records.outcomes.read()],
         "called": calls,

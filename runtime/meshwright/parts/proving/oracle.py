@@ -6,15 +6,16 @@ themselves, and names each difference. It does not know how a store keeps them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from meshwright.core.events import Event
 from meshwright.core.messages import Outcome
-from meshwright.engine.events.tasks import TaskSummary
+from meshwright.engine.events.tasks import TaskSummary, make_title
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef
 from meshwright.engine.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.engine.work.record import TaskRecord
@@ -69,7 +70,17 @@ class Evidence:
     called: Sequence[tuple[str, int, int]] = ()
     """(task id, attempt, step) of each call of the model, as the model recorded them."""
     effects: Sequence[tuple[str, str]] = ()
-    """(key of a task, tool) of each effect, as the tools recorded them."""
+    """(text of a task, tool) of each effect, as the tools recorded them."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The text that a client sent with each task, by the id that it got; no other request has it."""
+    swaps: Sequence[tuple[str, Any, Any]] = ()
+    """(task id, results, other results) of each run that went on with other results than it had before."""
+    misplaced: Sequence[str] = ()
+    """Ids of the tasks that took an answer to another question than theirs."""
+    charges: Sequence[tuple[str, int]] = ()
+    """(text of a task, process) of each charge that began, as the tool recorded them."""
+    interrupted: Mapping[int, float] | None = None
+    """When each process was first killed or frozen, by its id; None if that is not known."""
     money: RunCosts | None = None
     """The cost of the run; None if its calls cost nothing."""
     kills: int = 0
@@ -93,6 +104,7 @@ def complaints(evidence: Evidence) -> list[str]:
     checks = (
         *(_check_outcomes, _check_reports, _check_outboxes, _check_fences, _check_threads),
         *(_check_calls, _check_repeats, _check_costs, _check_rest, _check_lists),
+        *(_check_texts, _check_questions),
     )
     return [complaint for check in checks for complaint in check(evidence)]
 
@@ -309,6 +321,44 @@ def _check_lists(evidence: Evidence) -> Iterator[str]:
                 f"task {task_id} is {record.status} after {attempts} attempts, "
                 f"listed as {summary.status} after {summary.attempts}"
             )
+
+
+def _check_texts(evidence: Evidence) -> Iterator[str]:
+    """Each request became one task, which has its text, also in lists."""
+    records = task_records(evidence)
+    stored = {
+        task_id: str(record.task.payload.get("text"))
+        for task_id, record in records.items()
+        if record.task is not None
+    }
+    for task_id, text in evidence.texts.items():
+        if stored.get(task_id, text) != text:
+            yield f"task {task_id} was sent as {text!r}, and is stored as {stored[task_id]!r}"
+    for summary in evidence.summaries:
+        text = evidence.texts.get(summary.task_id, "")
+        if text and summary.title != make_title(text):
+            yield f"task {summary.task_id} was sent as {text!r}, and is listed as {summary.title!r}"
+    own = {*evidence.texts.values()}
+    for text, count in Counter(text for text in stored.values() if text in own).items():
+        if count > 1:
+            yield f"{count} tasks were made of the one request {text!r}"
+
+
+def _check_questions(evidence: Evidence) -> Iterator[str]:
+    """A run goes on with the results that it had, and people are asked only about what was interrupted."""
+    for task_id, results, others in evidence.swaps:
+        yield f"task {task_id} went on with the results {others} where it had {results}"
+    for task_id in evidence.misplaced:
+        yield f"task {task_id} took an answer to another question"
+    if evidence.interrupted is None:
+        return
+    processes = dict(evidence.charges)
+    for event in evidence.select_events("task.waiting"):
+        process = processes.get(evidence.texts.get(event.task_id or "", ""))
+        if event.payload["kind"] != "person" or process is None:
+            continue
+        if evidence.interrupted.get(process, math.inf) > event.time.timestamp():
+            yield f"a person was asked about a charge of task {event.task_id}, whose process ran on"
 
 
 def event_number(event: Event) -> int | None:

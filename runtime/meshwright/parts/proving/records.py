@@ -50,7 +50,15 @@ class Records:
         self.calls = RecordFile(folder / "calls.jsonl")
         """[task id, attempt, step] of each call of the model."""
         self.effects = RecordFile(folder / "effects.jsonl")
-        """[key, tool] of each effect that a tool had."""
+        """[text, tool] of each effect that a tool had."""
+        self.charges = RecordFile(folder / "charges.jsonl")
+        """[text, process] of each charge that began."""
+        self.stalls = RecordFile(folder / "stalls.jsonl")
+        """[process, time] of each worker that hung for a while by itself, and when that began."""
+        self.swaps = RecordFile(folder / "swaps.jsonl")
+        """[task id, results, other results] of each run that went on with others than it had before."""
+        self.misplaced = RecordFile(folder / "misplaced.jsonl")
+        """[task id] of each answer to another question that was taken, by the person who gave it."""
 
     def allow(self, count: int) -> None:
         """Let a paced client begin the first `count` tasks of its plan."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -104,7 +105,7 @@ def schedule_faults(
     kinds = list(islice(cycle(kills), options.kills))
     kinds += ["worker frozen"] * -(-options.kills // 20)
     if is_shared:
-        kinds += ["connections cut"] * -(-options.kills // 4)
+        kinds += ["connections cut"] * -(-options.kills // 2)
     if has_broker:
         kinds += ["broker cut", "acknowledgements lost"] * max(1, options.kills // 4)
     rng.shuffle(kinds)
@@ -191,6 +192,8 @@ class StoreTrial:
         self._rng = random.Random(f"targets {options.seed}")
         self._workers: list[WorkerProcess] = []
         self._counts = Counter[str]()
+        self._interrupted: dict[int, float] = {}
+        """When each process was killed or frozen first."""
         self._complaints: list[str] = []
         self._kinds: Mapping[str, Callable[[], Awaitable[None]]] = {
             "worker killed": self._kill_worker,
@@ -313,8 +316,13 @@ class StoreTrial:
 
     async def _kill_worker(self) -> None:
         worker = self._any_worker()
+        self._note_interruption(worker.pids)
         worker.kill()
         await self._restart(worker)
+
+    def _note_interruption(self, pids: Sequence[int]) -> None:
+        now = time.time()
+        self._interrupted = {**dict.fromkeys(pids, now), **self._interrupted}
 
     async def _kill_writer(self) -> None:
         writers = self._any_worker().pids[1:]
@@ -325,6 +333,7 @@ class StoreTrial:
 
     async def _freeze_worker(self) -> None:
         pids = self._any_worker().pids[:1]
+        self._note_interruption(pids)
         try:
             for pid in pids:
                 send(pid, signal.SIGSTOP)
@@ -361,6 +370,7 @@ class StoreTrial:
                 return
             failure = worker.failure
             worker.kill()
+            await asyncio.sleep(_REST_SECONDS)
         raise StoreFailed(
             f"A worker does not start again on the store: {failure}",
             remedy="Look whether the store still runs, and run mesh prove again",
@@ -397,7 +407,16 @@ class StoreTrial:
         evidence = await read_evidence(self._database(), self._records, kills=kills, cost_usd=COST_USD)
         outcomes = {} if self.broker is None else self.broker.client.outcomes
         accepted, reported = [*evidence.accepted, *outcomes], [*evidence.reported, *outcomes.items()]
-        return replace(evidence, accepted=accepted, reported=reported)
+        plan = {
+            item.key: item.text for item in make_plan(self._options.tasks, random.Random(self._options.seed))
+        }
+        return replace(
+            evidence,
+            accepted=accepted,
+            reported=reported,
+            texts={task_id: plan[key] for key, task_id in self._records.accepted.read()},
+            interrupted={**dict(self._records.stalls.read()), **self._interrupted},
+        )
 
     def _database(self) -> Database:
         if self.schema is None:

@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -29,7 +30,9 @@ from meshwright.parts.proving.client import PatientTasks, Person, PlanClient
 from meshwright.parts.proving.records import Records
 from meshwright.parts.proving.workload import CountingModel, is_published, make_agents, make_plan
 
-_MAX_MODEL_SECONDS = 0.1
+_MAX_MODEL_SECONDS = 0.4
+_MAX_TOOL_SECONDS = 2.0
+_BEAT_SECONDS, _STALL_SECONDS = 0.5, 3.0
 COST_USD = Decimal("0.001")
 """The price of each call of the simulated model."""
 _SETTINGS: dict[str, Any] = {
@@ -83,7 +86,7 @@ def build_worker(job: Job) -> Mesh:
             {"data_dir": job.data, "database": job.database or None, "mqtt": job.mqtt, **_SETTINGS}
         ),
         project=Path(job.folder),
-        agents=make_agents(records),
+        agents=make_agents(records, max_seconds=_MAX_TOOL_SECONDS),
         model=CountingModel(records, max_seconds=_MAX_MODEL_SECONDS, cost_usd=COST_USD),
     )
 
@@ -98,10 +101,20 @@ async def work(job: Job) -> None:
             await mesh.database.write_apart()
         os.write(1, b"ready\n")
         async with asyncio.TaskGroup() as group:
-            under_way = [group.create_task(_be_client(mesh, job)), group.create_task(_be_person(mesh))]
+            parts = (_be_client(mesh, job), _be_person(mesh, job), _watch_itself(Records(Path(job.folder))))
+            under_way = [group.create_task(part) for part in parts]
             await end.wait()
             for task in under_way:
                 task.cancel()
+
+
+async def _watch_itself(records: Records) -> None:
+    """Record when this process hung: others may take a worker without a lease for gone."""
+    while True:
+        now = time.time()
+        await asyncio.sleep(_BEAT_SECONDS)
+        if time.time() - now > _STALL_SECONDS:
+            records.stalls.write([os.getpid(), now])
 
 
 async def _be_client(mesh: Mesh, job: Job) -> None:
@@ -110,8 +123,8 @@ async def _be_client(mesh: Mesh, job: Job) -> None:
     await PlanClient(PatientTasks(mesh), own, Records(Path(job.folder)), is_paced=True).run()
 
 
-async def _be_person(mesh: Mesh) -> None:
-    await Person(PatientTasks(mesh), mesh.get(Inbox)).run()
+async def _be_person(mesh: Mesh, job: Job) -> None:
+    await Person(PatientTasks(mesh), mesh.get(Inbox), Records(Path(job.folder))).run()
 
 
 def _end_with_parent() -> None:

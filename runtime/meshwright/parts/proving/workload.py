@@ -2,14 +2,17 @@
 
 Agents and model record each call and effect before they answer. The first word of a task's key is its shape:
 "plain 1", "find 2" (an idempotent tool), "charge 3" (a tool that is not), "ask 4" (delegates, and waits),
-"hang 5" (until cancelled), "rest 6" (sleeps between calls).
+"hang 5" (until cancelled), "rest 6" (sleeps between calls), "weave 7" (makes equal calls side by side, and
+rests). Letters that not every encoding has follow in each text.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,13 +26,19 @@ from meshwright.core.messages import TaskRequest
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.parts.proving.records import Records
 
-AGENT_IDS = ("clerk", "manager", "finder", "rester")
+AGENT_IDS = ("clerk", "manager", "finder", "rester", "weaver")
 AGENTS = len(AGENT_IDS)
 MAX_CONCURRENCY = 8
 _TOOLS = {"find": "look_up", "charge": "charge", "ask": "delegate"}
-_SHAPES = {"plain": "clerk", "find": "finder", "charge": "finder", "ask": "manager", "rest": "rester"}
+_SHAPES = {
+    **{"plain": "clerk", "find": "finder", "charge": "finder"},
+    **{"ask": "manager", "rest": "rester", "weave": "weaver"},
+}
+_LETTERS = "é “ß” Ωж 漢字 🜚 \\ ' %s"
+"""Behind each task's key in its text: letters of no single byte, and of each escape."""
 _THREADS = 50
 _REST_SECONDS = 0.2
+_CALLS_OF_LEG = 2
 _PROMPT = "You answer questions."
 
 Pass = Callable[[str], None]
@@ -56,6 +65,11 @@ class PlannedTask:
     """Seconds after which it times out."""
 
     @property
+    def text(self) -> str:
+        """The text of its payload."""
+        return f"{self.key} {_LETTERS}"
+
+    @property
     def number(self) -> int:
         """Its place in the plan."""
         return int(self.key.split()[1])
@@ -64,7 +78,7 @@ class PlannedTask:
         """Return the request of the task."""
         return TaskRequest(
             agent_id=self.agent_id,
-            payload={"text": self.key},
+            payload={"text": self.text},
             thread_id=self.thread_id,
             deadline=self.deadline,
         )
@@ -118,6 +132,7 @@ class Finder(Agent):
     max_concurrency = MAX_CONCURRENCY
     records: ClassVar[Records]
     passes: ClassVar[Pass]
+    max_seconds: ClassVar[float]
 
     @tool(idempotent=True)
     async def look_up(self, word: str) -> str:
@@ -127,7 +142,10 @@ class Finder(Agent):
     @tool
     async def charge(self, word: str) -> str:
         """Charge a customer."""
-        return self._effect(word, "charge")
+        self.records.charges.write([word, os.getpid()])
+        text = self._effect(word, "charge")
+        await asyncio.sleep(random.uniform(0, self.max_seconds))
+        return text
 
     def _effect(self, word: str, name: str) -> str:
         type(self).passes(f"{name}.before")
@@ -143,18 +161,50 @@ class Rester(Agent):
     capabilities = (Capability("resting"),)
     prompt_text = _PROMPT
     max_concurrency = MAX_CONCURRENCY
+    max_seconds: ClassVar[float]
 
     async def run(self, run: Run) -> str | dict[str, Any]:
         """Answer twice."""
         await run.ask(run.task.text)
-        await run.sleep(seconds=_REST_SECONDS)
+        await run.sleep(seconds=_REST_SECONDS + self.max_seconds)
         return await run.ask(run.task.text)
 
 
-def make_agents(records: Records, passes: Pass = pass_by) -> list[type[Agent]]:
-    """Return the agents of a run, which write these records."""
-    finder = type("RecordingFinder", (Finder,), {"records": records, "passes": staticmethod(passes)})
-    return [Clerk, Manager, finder, Rester]
+class Weaver(Agent):
+    """Makes equal calls side by side, with unequal results, rests, and looks whether they stay the same."""
+
+    agent_id = "weaver"
+    capabilities = (Capability("weaving"),)
+    prompt_text = _PROMPT
+    max_concurrency = MAX_CONCURRENCY
+    max_seconds: ClassVar[float]
+    records: ClassVar[Records]
+
+    async def run(self, run: Run) -> str | dict[str, Any]:
+        """Answer with the results of both legs."""
+
+        async def weave() -> list[str]:
+            messages = [{"role": "user", "content": run.task.text}]
+            return [(await run.complete(messages)).content for _ in range(_CALLS_OF_LEG)]
+
+        async def note() -> list[list[str]]:
+            return legs
+
+        legs = [*await asyncio.gather(weave(), weave())]
+        if (noted := await run.step("note", note)) != legs:
+            self.records.swaps.write([run.task.task_id, noted, legs])
+        await run.sleep(seconds=_REST_SECONDS + self.max_seconds)
+        return f"{legs}"
+
+
+def make_agents(records: Records, passes: Pass = pass_by, *, max_seconds: float = 0.0) -> list[type[Agent]]:
+    """Return the agents of a run, which write these records.
+
+    A charge takes up to `max_seconds`, and each rest so much longer.
+    """
+    own = {"records": records, "passes": staticmethod(passes), "max_seconds": max_seconds}
+    recording = [type(f"Recording{one.__name__}", (one,), own) for one in (Finder, Rester, Weaver)]
+    return [Clerk, Manager, *recording]
 
 
 class CountingModel:
@@ -200,7 +250,8 @@ def _reply(request: ModelRequest, cost_usd: Decimal) -> ModelReply | None:
         return None
     if last.role != "tool" and shape in _TOOLS:
         return _call_tool(_TOOLS[shape], question, cost_usd)
-    return ModelReply(content=f"answered: {last.content}", model="counting", cost_usd=cost_usd)
+    serial = secrets.token_hex(4) if shape == "weave" else ""
+    return ModelReply(content=f"answered: {last.content}{serial}", model="counting", cost_usd=cost_usd)
 
 
 def _call_tool(name: str, question: ChatMessage, cost_usd: Decimal) -> ModelReply:
