@@ -248,3 +248,49 @@ async def test_a_question_of_two_calls_stays_when_one_of_them_is_given_up(tmp_pa
         await mesh.get(Tasks).answer(receipt.task_id, waiting.payload["key"], {"approve": True})
         outcome = await mesh.get(Tasks).outcome(receipt.task_id)
     assert (outcome.text, len(shop.orders)) == ("done", 2)
+
+
+def beside_an_order(shop: Shop, *, is_edited: bool = False) -> type[Agent]:
+    """An order whose check sees it once it has ended; edited code looks elsewhere while it is under way."""
+
+    class BesideAnOrder(Agent):
+        agent_id = "buyer"
+        capabilities = (Capability("buying"),)
+
+        async def run(self, run: Run) -> str:
+            is_under_way = asyncio.Event()
+
+            async def nothing() -> None: ...
+
+            async def order() -> str:
+                is_under_way.set()
+                if is_edited:
+                    await asyncio.sleep(0.5)  # long enough for a check that comes too early
+                return await shop.order(run.step_id)
+
+            async def was_ordered(step_id: str) -> CheckResult:
+                return CheckResult.happened("ordered") if shop.orders else CheckResult.did_not_happen()
+
+            async def look() -> None:
+                await run.step("look", nothing)
+                if is_edited:
+                    await is_under_way.wait()
+                await run.step("look elsewhere" if is_edited else "look here", nothing)
+
+            await run.gather(look(), run.step("order", order, check=was_ordered))
+            return "done"
+
+    return BesideAnOrder
+
+
+async def test_a_step_that_is_under_way_is_no_step_that_did_not_happen(tmp_path: Path) -> None:
+    shop = Shop(CheckResult.unknown)
+    shop.holds_order = True
+    async with kept(tmp_path, beside_an_order(shop)) as mesh:
+        await mesh.get(Tasks).submit(TaskRequest(agent_id="buyer"))
+        await shop.began.wait()
+    shop.holds_order = False
+    async with kept(tmp_path, beside_an_order(shop, is_edited=True)) as mesh:
+        waiting = await told_of(mesh, "task.waiting")
+    assert "May it start over and repeat these steps: order?" in waiting.payload["asked"]
+    assert len(shop.orders) == 1

@@ -183,17 +183,6 @@ def test_an_equal_purchase_behind_one_that_a_check_found_takes_effect(seed: int)
     assert [effect.request for effect in walked.world.effects] == [MAIL, MAIL]
 
 
-def test_a_step_that_is_under_way_is_no_step_that_did_not_happen() -> None:
-    """Changed code asks for something else, beside a launch that its check cannot see yet."""
-    branches = (say("y8"),), (say("y5"), tool(Request("launch", "C", 1)))
-    acts = (Act("edit", QUIET, pick=0.87, way="633"),)
-    program = {"j0": Job("a0x", (legs("own", (), *branches),))}
-    walked = run_walk(Plan(400979, program, acts, checks=True))
-    assert findings_of(walked) == []
-    assert [answer.subject for answer in walked.answers] == ["approval", "restart", "approval"]
-    assert [effect.request.tool for effect in walked.world.effects] == ["launch"] * 2
-
-
 @pytest.mark.parametrize("checks", [False, True])
 def test_a_launch_beside_a_call_not_given_up_again_is_not_repeated(checks: bool) -> None:
     """Changed code waits for a call that lost a race before: that call is made, and nothing else again."""

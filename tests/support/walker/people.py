@@ -57,9 +57,8 @@ class People:
                     for e in self._world.effects
                     if e.task_id == question.task_id
                     and e.request == request
+                    and e.key == question.subject["step_id"]  # an equal call's is none of this one
                     and not e.told
-                    # That of an equal call that this process makes may be unread as yet.
-                    and (e.incarnation < self._world.incarnation or self._history.leases)
                 ),
                 None,
             )

@@ -566,18 +566,12 @@ class Paths:
 
         A branch is named by its first request, so changed code may begin it as another one. Branches that
         start side by side have all begun after some turns of the event loop, but for those that begin with
-        results which are handed out in their recorded order.
+        results which are handed out in their recorded order, or whose code sleeps by itself.
         """
-        if (requests := self._requests.get(scope.base.prefix)) is not None:
-            paths = self._earlier.changed_paths(key)
-            return not await self._comes(
-                requests.order, lambda: sum(not self._has_begun(path) for path in paths)
-            )
-        for _ in range(_BEGINNING_TURNS):
-            if all(map(self._has_begun, self._earlier.changed_paths(key))):
-                return False
-            await asyncio.sleep(0)
-        return True
+        requests = self._requests.get(scope.base.prefix)
+        order = None if requests is None else requests.order
+        paths = self._earlier.changed_paths(key)
+        return not await self._comes(order, lambda: sum(not self._has_begun(path) for path in paths))
 
     def _has_begun(self, path: str) -> bool:
         parts = path.split(".")

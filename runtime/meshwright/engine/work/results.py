@@ -104,13 +104,16 @@ class RecordedOrder:
     def up_to(self, number: int, begun: Collection[str], ended: Collection[str]) -> dict[str, Any]:
         """The order, as a record says it, of the branches that have `begun` and `ended` by a step.
 
-        Calls that were given up are among them if they came before it.
+        Calls that were given up are among them if they came before it: the code asks for what is behind them
+        as before, though a result before them is another.
         """
         heard: list[str] = []
         counts, goes_on = [0], True
-        for name in self.handed_out:
+        last = max((count for name, count in self.asked_at.items() if name in begun), default=0)
+        for place, name in enumerate(self.handed_out):
             if name in self.given_up:
-                stays = goes_on and self.given_up[name].number <= number
+                is_before = name in self.asked_at and place < last
+                stays = (goes_on or is_before) and self.given_up[name].number <= number
             else:
                 stays = name in ended
                 goes_on = goes_on and stays
@@ -215,13 +218,12 @@ class ResultOrder:
             await self._wait()
         if self.to_give_up:
             await self._pace(name)
-        if self._count:
-            self._is_resting = True
-            try:
-                await self._rest()
-            finally:
-                self._is_resting = False
-                self._change()
+        self._is_resting = True
+        try:
+            await self._rest()
+        finally:
+            self._is_resting = False
+            self._change()
 
     async def turn_to_give_up(self, name: str) -> None:
         """Return once a branch may be given up: one that was not before waits for its turn for a second.
