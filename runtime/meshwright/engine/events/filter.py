@@ -82,15 +82,13 @@ class TaskFilter(BaseModel):
             of_id, id_values = _id_condition(session, session.bindable(self.task_id))
             conditions.append(of_id)
             values |= id_values
+        if self.model is not None and tenant_id is not None:
+            conditions += _few_of_model(session, values)
         of_call, call_values = self.call_condition(session, "made")
-        if of_call and tenant_id is not None and not _was_called(session, of_call, values, call_values):
-            conditions.append("1 = 0")
-        elif of_call:
-            conditions.append(
-                "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
-                f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
-            )
-            values |= call_values
+        if of_call:
+            of_calls, more = self._call_clause(session, of_call, values, call_values)
+            conditions.append(of_calls)
+            values |= more
         of_wait, wait_values = self._wait_condition(session)
         if of_wait:
             conditions.append(
@@ -110,6 +108,10 @@ class TaskFilter(BaseModel):
             of_changed, changed_values = _changed_condition(session, values)
             conditions += of_changed
             values |= changed_values
+        if self.until is not None and tenant_id is not None:
+            of_unchanged, unchanged_values = _unchanged_condition(session, values)
+            conditions += of_unchanged
+            values |= unchanged_values
         return " AND ".join([*conditions, *self._state_conditions()]) or "1 = 1", values
 
     def _state_conditions(self) -> Iterator[str]:
@@ -140,6 +142,19 @@ class TaskFilter(BaseModel):
             values["tag"] = session.bindable(encode(self.tag).decode())  # as the list of them is stored
             conditions.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
         return " AND ".join(conditions), values
+
+    def _call_clause(
+        self, session: Session, condition: str, values: Mapping[str, Any], call_values: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a task has such a call, with its values: which they are if few."""
+        if "tenant_id" in values:
+            if not _was_called(session, condition, values, call_values):
+                return "1 = 0", {}
+            if (few := _few_with_tag(session, self.tag, values["tenant_id"])) is not None:
+                of_calls, of_lists = few
+                return f"{of_calls} AND {condition})", {**call_values, **of_lists}
+        of_task = "made.task_id = tasks.task_id AND made.tenant_id = tasks.tenant_id"
+        return f"EXISTS (SELECT 1 FROM calls AS made WHERE {of_task} AND {condition})", {**call_values}  # noqa: S608
 
     def _wait_condition(self, session: Session) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a wait is of that kind, and for that model, with their values."""
@@ -180,8 +195,8 @@ class TaskFilter(BaseModel):
             return "tasks_by_parent"
         if self.error is not None:
             return "tasks_by_error" if self.agent_id is None else "tasks_by_agent_error"
-        if self._is_dead and (self.agent_id or self.capability) is not None:
-            return "tasks_dead_by_agent" if self.agent_id is not None else "tasks_dead_by_capability"
+        if (of_rest := self._index_of_rest) is not None:
+            return of_rest
         if self.status not in (None, "succeeded"):
             return "tasks_by_status"
         if self.dead:
@@ -192,9 +207,26 @@ class TaskFilter(BaseModel):
             return "tasks_by_agent"
         if self.requested_by is not None:
             return "tasks_by_requester"
+        if self.model is not None:
+            return "tasks_by_model"
         return "tasks_by_tenant" if self.capability is None else "tasks_by_capability"
 
+    @property
+    def _index_of_rest(self) -> str | None:
+        """The index of those that lack a field or failed, which are mostly few; None for others."""
+        if self.lacks is not None and "agent_id" in self.lacks:
+            return "tasks_without_agent"
+        if not self._is_dead:
+            return None
+        if self.lacks is not None:
+            return "tasks_dead_without_error"
+        if self.agent_id is not None:
+            return "tasks_dead_by_agent"
+        return None if self.capability is None else "tasks_dead_by_capability"
 
+
+FEW = "tasks.seq IN ("
+"""The beginning of a condition that names few tasks, by which they are read rather than by an index."""
 _ID_END_CHARS = 4
 """The characters at the end of an id by which an index finds it."""
 _MAX_OF_PART = 1_000  # tasks; more are not looked up by index, but met on the way through the list
@@ -223,7 +255,7 @@ def _id_condition(session: Session, part: str) -> tuple[str, dict[str, Any]]:
             f"SELECT count(*) FROM (SELECT 1 FROM ({fitting}) AS fitting LIMIT {_MAX_OF_PART + 1}) AS first"  # noqa: S608
         )
         if session.execute(count, values).fetchone()[0] <= _MAX_OF_PART:
-            return f"tasks.seq IN ({fitting})", values
+            return f"{FEW}{fitting})", values
         values = {"task_id": part}
     return f"(substr(task_id, 1, length(:task_id)) = :task_id OR {end})", values
 
@@ -234,6 +266,51 @@ def _was_called(
     """Whether a call of a tenant agrees with a condition, by the sums of hours."""
     hours = f"SELECT 1 FROM call_hours AS made WHERE tenant_id = :tenant_id AND {condition} LIMIT 1"  # noqa: S608
     return bool(session.execute(hours, {"tenant_id": values["tenant_id"], **call_values}).fetchall())
+
+
+def _few_of_model(session: Session, values: Mapping[str, Any]) -> list[str]:
+    """The condition that names the tasks of a model; none where there are many."""
+    tasks = session.by_index("tasks", "tasks_by_model")
+    of_model = f"SELECT seq FROM {tasks} WHERE tenant_id = :tenant_id AND model = :model"  # noqa: S608 code
+    count = f"SELECT count(*) FROM ({of_model} LIMIT {_MAX_OF_PART + 1}) AS first"  # noqa: S608 code
+    own = {name: values[name] for name in ("tenant_id", "model")}
+    return [f"{FEW}{of_model})"] if session.execute(count, own).fetchone()[0] <= _MAX_OF_PART else []
+
+
+_MAX_TAG_LISTS = 100
+"""The different lists of tags of calls that are compared; with more, the tasks of a tag are not looked up."""
+_TAG_LISTS = """
+    WITH RECURSIVE lists (tags, place) AS (
+        SELECT min(tags), 1 FROM {calls} WHERE tenant_id = :tenant_id AND tags <> '[]'
+        UNION ALL SELECT (
+            SELECT min(tags) FROM {calls} WHERE tenant_id = :tenant_id AND tags <> '[]' AND tags > lists.tags
+        ), place + 1 FROM lists WHERE lists.tags IS NOT NULL AND place <= :most
+    ) SELECT tags FROM lists WHERE tags IS NOT NULL
+"""
+
+
+def _few_with_tag(session: Session, tag: str | None, tenant_id: str) -> tuple[str, dict[str, Any]] | None:
+    """The condition, still open, that names the tasks of calls with a tag; None where there are many."""
+    if tag is None:
+        return None
+    calls = session.by_index("calls", "calls_by_tags")
+    values: dict[str, Any] = {"tenant_id": tenant_id}
+    rows = session.execute(_TAG_LISTS.format(calls=calls), {**values, "most": _MAX_TAG_LISTS}).fetchall()
+    if len(rows) > _MAX_TAG_LISTS:
+        return None
+    encoded = session.bindable(encode(tag).decode())
+    lists = [tags for (tags,) in rows if encoded in tags]
+    of_lists = {f"tags{place}": tags for place, tags in enumerate(lists)}
+    listed = ", ".join(f":{name}" for name in of_lists) or "NULL"
+    with_tag = f"tenant_id = :tenant_id AND tags <> '[]' AND tags IN ({listed})"
+    some = f"SELECT 1 FROM {calls} WHERE {with_tag} LIMIT {_MAX_OF_PART + 1}"  # noqa: S608 code
+    count = f"SELECT count(*) FROM ({some}) AS first"  # noqa: S608 code
+    if session.execute(count, {**values, **of_lists}).fetchone()[0] > _MAX_OF_PART:
+        return None
+    return (
+        f"{FEW}SELECT own.seq FROM (SELECT * FROM {calls} WHERE {with_tag}) AS made CROSS JOIN tasks AS own "  # noqa: S608
+        "WHERE own.task_id = made.task_id AND own.tenant_id = :tenant_id"
+    ), of_lists
 
 
 _BLOCK_BITS = 11  # of the number of an event within its block
@@ -261,7 +338,37 @@ def _changed_condition(session: Session, values: Mapping[str, Any]) -> tuple[lis
     own = {"tenant_id": values["tenant_id"], **bound}
     if session.execute(count, own).fetchone()[0] > _MAX_OF_PART:
         return [in_blocks], bound
-    return [in_blocks, f"tasks.seq IN ({changed})"], bound
+    return [in_blocks, f"{FEW}{changed})"], bound
+
+
+_BLOCKS_UNTIL = (
+    "SELECT min(block), (SELECT max(block) FROM {} WHERE min_time <= ?), max(block) + 1 FROM event_blocks"
+)
+
+
+def _unchanged_condition(session: Session, values: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Returns conditions of the tasks that may not have changed since a time: a bound of their numbers.
+
+    The last change of each came with an event: no block of events that begins after the time has it. There is
+    no bound where the last block, which has no summary yet, has the last change of one that fits.
+    """
+    blocks = session.by_index("event_blocks", "event_blocks_by_begin")
+    query = _BLOCKS_UNTIL.format(blocks)
+    [(oldest, early, unfilled)] = session.execute(query, (values["until"],)).fetchall()
+    if oldest is None:
+        return [], {}
+    tasks = session.by_index("tasks", "tasks_by_change")
+    last = (
+        f"SELECT 1 FROM {tasks} WHERE tenant_id = :tenant_id AND last_seq >= :unfilled "  # noqa: S608 code
+        "AND updated_at <= :until LIMIT 1"
+    )
+    own = {"tenant_id": values["tenant_id"], "until": values["until"], "unfilled": unfilled << _BLOCK_BITS}
+    if session.execute(last, own).fetchall():
+        return [], {}
+    end = oldest if early is None else early + 1
+    return ["tasks.seq < :end_of_changes", "tasks.last_seq < :end_of_changes"], {
+        "end_of_changes": end << _BLOCK_BITS
+    }
 
 
 NAME_OF_CALL = (

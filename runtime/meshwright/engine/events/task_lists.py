@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from meshwright.engine.events.filter import TaskFilter
+from meshwright.engine.events.filter import FEW, TaskFilter
 from meshwright.engine.events.search import count_unindexed, delete_texts, find_matches
 from meshwright.engine.events.tasks import (
     LISTED_COLUMNS,
@@ -40,6 +40,9 @@ def list_tasks(
     index = filter.index
     if order == "changed" and index is not None and not _are_few(session, index, values):
         index = "tasks_by_change"
+    if FEW in conditions:
+        index = None
+    before = min(before, values.get("end_of_changes", before))  # SQLite reads an index to one bound
     condition, newest = f"{place} < :before AND {conditions}", f"ORDER BY {place} DESC LIMIT :limit"
     if filter.thread_id is not None:
         index, condition = None, _thread_condition(session, condition, newest, order)
@@ -57,13 +60,16 @@ _OF_INDEX = {
     "tasks_by_capability": "tenant_id = :tenant_id AND capability = :capability",
     "tasks_by_agent_error": "tenant_id = :tenant_id AND agent_id = :agent_id AND error = :error",
     "tasks_by_error": "tenant_id = :tenant_id AND error = :error",
+    "tasks_by_model": "tenant_id = :tenant_id AND model = :model",
     "tasks_by_parent": "parent_task_id = :parent_task_id",
     "tasks_by_requester": "tenant_id = :tenant_id AND requested_by = :requested_by",
     "tasks_by_status": "tenant_id = :tenant_id AND status = :status AND status <> 'succeeded'",
     "tasks_dead": f"tenant_id = :tenant_id AND {_DEAD}",
     "tasks_dead_by_agent": f"tenant_id = :tenant_id AND agent_id = :agent_id AND {_DEAD}",
     "tasks_dead_by_capability": f"tenant_id = :tenant_id AND capability = :capability AND {_DEAD}",
+    "tasks_dead_without_error": f"tenant_id = :tenant_id AND error IS NULL AND {_DEAD}",
     "tasks_open": "completed_at IS NULL",
+    "tasks_without_agent": "tenant_id = :tenant_id AND agent_id IS NULL",
 }
 """The tasks that an index finds for a filter, where those may be few."""
 
@@ -221,6 +227,7 @@ _INDICES_BY_TENANT = {
     "capability": "tasks_by_capability",
     "requested_by": "tasks_by_requester",
     "error": "tasks_by_error",
+    "model": "tasks_by_model",
 }
 
 
