@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from tests.support.faults.broken_worker import (
     DOUBLED_MESSAGES,
     FAULTS,
     KILL_FAULTS,
-    LOST_LEASES,
     OTHER_ENCODINGS,
     PACKET_IDS,
     POSTGRES_FAULTS,
@@ -32,6 +31,8 @@ from tests.support.mqtt_broker import PLAIN, SECONDS, Mosquitto, client, mosquit
 from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
 from tests.support.running_mesh import MESH, run
 from tests.support.scripted_broker import HABITS, MOCHI_ANSWERS, ScriptedBroker, scripted_broker
+from tests.support.simulator.scenario import load_scenarios
+from tests.support.simulator.server import Simulator
 
 SHORT = TrialOptions(minutes=0.05, kills=0, workers=1, rate=10, seed=3)
 LONG = TrialOptions(minutes=1, kills=12, workers=1, rate=8, seed=13)
@@ -127,22 +128,19 @@ async def test_a_build_with_a_known_fault_is_found(fault: str, tmp_path: Path) -
     assert not (tmp_path / "prove").exists()
 
 
-@pytest.mark.soak("minutes: each has to wait for a kill, or a cut, that shows it")
-@pytest.mark.parametrize("fault", [*KILL_FAULTS, LOST_LEASES])
-async def test_a_build_whose_fault_a_kill_or_a_cut_shows_is_found(
-    fault: str, postgres: Cluster, tmp_path: Path
-) -> None:
-    is_shared = fault in POSTGRES_FAULTS
+@pytest.mark.soak("minutes: each has to wait for a kill that shows it")
+@pytest.mark.parametrize("fault", KILL_FAULTS)
+async def test_a_build_whose_fault_a_kill_shows_is_found(fault: str, tmp_path: Path) -> None:
     findings = await run_trial(
-        replace(LONG, workers=2 if is_shared else 1),
+        LONG,
         tmp_path / "prove",
-        database=postgres.url() if is_shared else None,
+        database=None,
         report=print,
         program=("-m", "tests.support.faults.broken_worker", fault),
         patience_seconds=30,
         looks=2,
     )
-    words = {**KILL_FAULTS, **POSTGRES_FAULTS}[fault]
+    words = KILL_FAULTS[fault]
     assert any(words in complaint for complaint in findings.complaints), findings.complaints
 
 
@@ -330,6 +328,31 @@ async def test_topics_of_others_and_missing_rights_at_a_broker_are_named(tmp_pat
         assert no_replies.returncode == 2 and "mesh-prove-replies/" in no_replies.stderr, no_replies.stderr
         assert await retained_topics(broker) == ["mesh-prove/other/state"]
     assert not (tmp_path / ".mesh" / "prove").exists()
+
+
+PRICED = "[ledger]\ndefault_price = { input = 3, output = 15 }\n"
+
+
+async def test_a_real_model_answers_within_the_budget(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(PRICED)
+    async with Simulator(load_scenarios()["poll"]) as simulator:
+        prove = partial(asyncio.to_thread, run, "prove", cwd=tmp_path, LITELLM_BASE_URL=f"{simulator.url}/v1")
+        some = ["--model", "default", "--budget", "0.01", "--minutes", "0.1", "--kills", "1"]
+        done = await prove(*some, "--seed", SHORT_FREEZE, "--trust")
+        calls, billed = len(simulator.ledger.charges), simulator.ledger.dollars
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = report_in(tmp_path)["model"]
+    assert 0 < report["answered"] <= calls and report["failures"] == {}, report
+    assert billed <= Decimal(report["usd"]) <= Decimal("0.01") == Decimal(report["budget_usd"])
+    assert f"model      default: {report['answered']} answer" in done.stdout
+
+
+def test_a_model_without_budget_or_price_is_refused(tmp_path: Path) -> None:
+    unbound = run("prove", "--model", "default", cwd=tmp_path)
+    assert unbound.returncode == 2 and "--budget" in unbound.stderr
+    address = {"LITELLM_BASE_URL": "http://127.0.0.1:1"}
+    unpriced = run("prove", "--model", "m", "--budget", "1", "--trust", cwd=tmp_path, **address)
+    assert unpriced.returncode == 2 and "default_price" in unpriced.stderr, unpriced.stderr
 
 
 def test_a_schema_with_tasks_is_refused(postgres: Cluster, postgres_url: Address, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -17,12 +16,10 @@ from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.engine.kernel.timers import Timers
 from meshwright.engine.sql.postgres import PostgresDatabase
 from meshwright.engine.sql.writer import ApartDatabase
-from meshwright.engine.stores.postgres.store import PostgresStore
 from meshwright.engine.work.results import ResultOrder
 from meshwright.mesh.orchestration import tasks
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.account import LedgerEntry, LedgerReply
-from meshwright.money.balance import Balance, Reservation
 from meshwright.money.charging import AccountClient
 from meshwright.parts.proving import worker
 from tests.support.faults.controls import NO_FENCE, break_on_purpose, task_id_of
@@ -37,8 +34,6 @@ FORGOTTEN_KEYS = "a key that makes each try a task of its own"
 FORGOTTEN_ALARMS = "alarms that a process forgets as it ends"
 UNORDERED_RESULTS = "results handed out in any order"
 UNREAD_DIGESTS = "an answer to another question that is taken"
-UNBOOKED_CALLS = "calls that a kill cut off, which no account books"
-LOST_LEASES = "a lost connection that counts as a lost lease"
 OTHER_ENCODINGS = "the encoding of the role"
 PACKET_IDS = "messages known by the number of their packet"
 BROKER_FAULTS = {
@@ -60,11 +55,10 @@ KILL_FAULTS = {
     FORGOTTEN_KEYS: "lost: task",
     FORGOTTEN_ALARMS: "lost: task",
     UNREAD_DIGESTS: "took an answer to another question",
-    UNBOOKED_CALLS: "a call was not counted",
 }
 """The same of faults that a kill shows."""
-POSTGRES_FAULTS = {LOST_LEASES: "whose process ran on", OTHER_ENCODINGS: "is listed as"}
-"""The same of faults on PostgreSQL alone, of which the first needs a cut connection."""
+POSTGRES_FAULTS = {OTHER_ENCODINGS: "is listed as"}
+"""The same of faults on PostgreSQL alone."""
 _EVERY = 5
 
 
@@ -139,23 +133,6 @@ def read_no_digests() -> None:
     setattr(tasks, "check_digest", lambda digest, current: None)  # noqa: B010 in this process alone
 
 
-def book_no_cut_calls() -> None:
-    def book_nothing(self: Balance, op: str, reservation: Reservation) -> Reservation:
-        self.release(op, reservation)
-        return replace(reservation, origin=None)
-
-    setattr(Balance, "_book_estimate", book_nothing)  # noqa: B010 in this process alone
-
-
-def lose_leases() -> None:
-    async def give_up(self: PostgresStore, incarnation: str, error: Exception) -> bool:
-        if self._line is not None:
-            await self._line.close()
-        return False
-
-    setattr(PostgresStore, "_rejoin", give_up)  # noqa: B010 in this process alone
-
-
 def leave_the_encoding() -> None:
     settings = PostgresDatabase._settings
 
@@ -178,8 +155,6 @@ BREAKS = {
     FORGOTTEN_ALARMS: forget_alarms,
     UNORDERED_RESULTS: hand_results_out_at_once,
     UNREAD_DIGESTS: read_no_digests,
-    UNBOOKED_CALLS: book_no_cut_calls,
-    LOST_LEASES: lose_leases,
     OTHER_ENCODINGS: leave_the_encoding,
     PACKET_IDS: know_packets_by_number,
     UNSETTLED_CALLS: drop_settlements,

@@ -288,12 +288,15 @@ def _check_costs(evidence: Evidence) -> Iterator[str]:
     if money.ledger < money.provider:
         yield f"a call was not counted: the ledger has ${money.ledger}, the provider ${money.provider}"
     recorded = Counter[tuple[Any, ...]](
-        (event.task_id, event.payload["attempt"], event.payload["step"])
-        for event in evidence.select_events("model.called")
+        (event.task_id, event.payload["attempt"]) for event in evidence.select_events("model.called")
     )
-    for step, count in Counter[tuple[Any, ...]](map(tuple, evidence.called)).items():
-        if count > recorded[step]:
-            yield f"{count} calls of (task, attempt, step) {step} were made, and {recorded[step]} recorded"
+    made = Counter[tuple[Any, ...]]((task_id, attempt) for task_id, attempt, _ in evidence.called)
+    for (
+        task_id,
+        attempt,
+    ), count in made.items():  # of calls side by side a cut one may count at another step
+        if count > (counted := recorded[task_id, attempt]):
+            yield f"{count} calls of task {task_id} were made in attempt {attempt}, and {counted} recorded"
 
 
 def _check_rest(evidence: Evidence) -> Iterator[str]:
