@@ -8,16 +8,18 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwright.console.options import Number, data_option
+from meshwright.console.options import AMOUNT, Number, data_option
 from meshwright.console.project import require_trust, trust_option
 from meshwright.kit import WholeNumber, echo_json, json_option, say
 
 if TYPE_CHECKING:
+    from meshwright.core.settings import Settings
     from meshwright.parts.proving.trial import Findings, TrialOptions
 
 _ResultT = TypeVar("_ResultT")
@@ -37,6 +39,12 @@ _WORKERS = 3
     "--broker",
     metavar="URL",
     help="MQTT broker to prove too: mqtt://host or mqtts://host, with the user and files of [mqtt].",
+)
+@click.option(
+    "--model", metavar="NAME", help="Have this model answer plain tasks, by real calls of at most 16 tokens."
+)
+@click.option(
+    "--budget", "budget_usd", type=AMOUNT, metavar="USD", help="Dollars that all calls of --model may cost."
 )
 @click.option(
     "--agent",
@@ -128,10 +136,11 @@ def prove(
     """Prove the promises on a store: tasks run on it, and processes are killed.
 
     Starts workers of its own, in a schema of its own on PostgreSQL or a folder of its own on SQLite, with a
-    simulated model that costs nothing. With --broker half of the tasks are published to it, below a prefix of
-    its own. Kills and freezes the workers and cuts their connections, then judges: each accepted task ended
-    once, no step was repeated, no cent is off, no message was lost or became two tasks. Writes
-    prove-DATE.json, notes the result for mesh doctor, and removes all else. Exit status 0 if all held, 1 if a
+    simulated model that costs nothing. With --model a real one answers plain tasks, within --budget. With
+    --broker half of the tasks are published to it, below a prefix of its own. Kills and freezes the workers
+    and cuts their connections, then judges: each accepted task ended once, no step was repeated, no cent is
+    off, no message was lost or became two tasks. Writes prove-DATE.json, notes the result for mesh doctor,
+    and removes all else. Exit status 0 if all held, 1 if a
     promise broke, 2 if nothing could be proved.
 
     With --agent your own agent runs once for each of its steps, on a simulated model that calls each tool,
@@ -147,9 +156,13 @@ def prove(
 
     try:
         settings = load_settings(Path(), data_dir=data)
+        if numbers["model"] is not None and numbers["budget_usd"] is None:
+            raise MeshError("Calls of --model cost money", remedy="Say with --budget how much they may cost")
         if database is None and settings.database is not None:
             database = settings.database.get_secret_value()
         options = read_options(replay) if replay else _options(is_shared=database is not None, **numbers)
+        if options.model:
+            _check_model(settings, options)
         say(
             f"{options.tasks:,} tasks in {options.minutes:g} min, {options.kills} kills, "
             f"seed {options.seed}; Ctrl-C ends it and leaves nothing",
@@ -228,8 +241,25 @@ def _prove_agent(
     return 0 if report.held else 1
 
 
+def _check_model(settings: Settings, options: TrialOptions) -> None:
+    """Refuse a model that cannot be called within a budget. Raises MeshError."""
+    from meshwright.parts.proving.paid import PaidCalls
+    from meshwright.parts.proving.records import Records
+
+    require_trust(settings)
+    PaidCalls.from_project(Path(), options.model, Decimal(options.budget_usd), Records(Path()))
+
+
 def _options(
-    *, is_shared: bool, minutes: float, kills: int | None, workers: int | None, rate: float, seed: int | None
+    *,
+    is_shared: bool,
+    minutes: float,
+    kills: int | None,
+    workers: int | None,
+    rate: float,
+    seed: int | None,
+    model: str | None,
+    budget_usd: str | None,
 ) -> TrialOptions:
     from meshwright.parts.proving.trial import TrialOptions
 
@@ -239,6 +269,8 @@ def _options(
         workers=workers or (_WORKERS if is_shared else 1),
         rate=rate,
         seed=secrets.randbits(31) if seed is None else seed,
+        model=model or "",
+        budget_usd=budget_usd or "0",
     )
 
 

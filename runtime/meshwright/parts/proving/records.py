@@ -53,6 +53,10 @@ class Records:
         """[text, tool] of each effect that a tool had."""
         self.charges = RecordFile(folder / "charges.jsonl")
         """[text, process] of each charge that began."""
+        self.paid = RecordFile(folder / "paid.jsonl")
+        """[ticket, dollars] of each real call that was to be made, with the most that it may cost."""
+        self.paid_replies = RecordFile(folder / "paid_replies.jsonl")
+        """[failure, or null] of each real call that ended."""
         self.stalls = RecordFile(folder / "stalls.jsonl")
         """[process, time] of each worker that hung for a while by itself, and when that began."""
         self.swaps = RecordFile(folder / "swaps.jsonl")

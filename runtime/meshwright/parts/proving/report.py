@@ -18,6 +18,7 @@ from meshwright.core.errors import InvalidInput
 from meshwright.engine.events.heads import KEY_NAME, Head, Signer
 from meshwright.mesh.orchestration.acceptance import FINAL
 from meshwright.parts.proving.oracle import REPEATED, Evidence, RunCosts, parse_outcome
+from meshwright.parts.proving.paid import PaidReport
 from meshwright.parts.proving.trial import FAILOVER, Findings, TrialOptions
 
 _FORMAT = 1
@@ -53,6 +54,7 @@ def make_report(findings: Findings, options: TrialOptions) -> dict[str, Any]:
             "commit_seconds": findings.commit_seconds,
         },
         **({} if findings.broker is None else {"broker": findings.broker._asdict()}),
+        **({} if findings.paid is None else {"model": _model_fields(findings.paid)}),
         "complaints": list(findings.complaints),
         "not_proved": list(_not_proved(findings)),
     }
@@ -103,6 +105,8 @@ def read_options(path: Path) -> TrialOptions:
             workers=int(settings["workers"]),
             rate=float(settings["rate"]),
             seed=int(settings["seed"]),
+            model=str(settings.get("model", "")),
+            budget_usd=str(settings.get("budget_usd", "0")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
@@ -127,12 +131,20 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         seen = ", ".join(f"{name} {broker['seen'][name]}" for name in _SHOWN_TRAITS)
         yield f"broker     {broker['address']}: {broker['messages']:,} messages acknowledged; {seen}"
         yield from (f"broker     {note}" for note in broker["notes"])
+    if model := report.get("model"):
+        failures = "".join(f"; {count:,} failed: {why}" for why, count in model["failures"].items())
+        spent = f"at most ${model['usd']} of ${model['budget_usd']}"
+        yield f"model      {model['name']}: {_count(model['answered'], 'answer')}, {spent}{failures}"
     for complaint in report["complaints"][:_MAX_LINES]:
         yield f"broke      {complaint}"
     if (more := len(report["complaints"]) - _MAX_LINES) > 0:
         yield f"broke      {more:,} more in the file"
     for sentence in report["not_proved"]:
         yield f"not proved {sentence}"
+
+
+def _model_fields(paid: PaidReport) -> dict[str, Any]:
+    return {**paid._asdict(), "usd": f"{paid.usd:f}", "budget_usd": f"{paid.budget_usd:f}"}
 
 
 def package_digest() -> str:
@@ -177,6 +189,8 @@ def _not_proved(findings: Findings) -> Iterator[str]:
         yield f"failover ({_count(standbys, 'standby', 'standbys')}, none was promoted)"
     if findings.broker is not None and not findings.broker.messages:
         yield "the broker (it acknowledged no message)"
+    if findings.paid is not None and not findings.paid.answered:
+        yield f"the model (it answered no call: {', '.join(findings.paid.failures) or 'none was paid for'})"
     if not findings.faults:
         yield "kills (the run was too short for one)"
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,7 @@ from meshwright.parts.proving.workload import make_plan
 if TYPE_CHECKING:
     from meshwright.core.settings import Settings
     from meshwright.parts.proving.broker import BrokerReport, TrialBroker
+    from meshwright.parts.proving.paid import PaidReport
     from meshwright.parts.proving.schema import Schema
 
 WORKER = ("-m", "meshwright.parts.proving.worker")
@@ -63,6 +65,10 @@ class TrialOptions:
     """Tasks that are submitted each second, at most."""
     seed: int
     """The seed of tasks and faults."""
+    model: str = ""
+    """The name of the model that answers plain tasks by real calls; "": it is simulated."""
+    budget_usd: str = "0"
+    """The dollars that real calls may cost."""
 
     @property
     def tasks(self) -> int:
@@ -94,6 +100,8 @@ class Findings(NamedTuple):
     """The median time of a small commit; None on SQLite."""
     broker: BrokerReport | None = None
     """The findings about the broker of the run; None without one."""
+    paid: PaidReport | None = None
+    """The real calls of the run; None if there were to be none."""
 
 
 def schedule_faults(
@@ -229,7 +237,14 @@ class StoreTrial:
         await asyncio.gather(*(worker.stop() for worker in self._workers))
         broker = None if self.broker is None else self.broker.report
         broken = [*self._complaints, *broken]
-        return Findings(evidence, broken, self._counts, server, commit_seconds, broker)
+        return Findings(evidence, broken, self._counts, server, commit_seconds, broker, self._read_paid())
+
+    def _read_paid(self) -> PaidReport | None:
+        if not self._options.model:
+            return None
+        from meshwright.parts.proving.paid import read_paid
+
+        return read_paid(self._options.model, Decimal(self._options.budget_usd), self._records)
 
     def kill(self) -> None:
         """Kill all workers."""
@@ -244,6 +259,9 @@ class StoreTrial:
         job = Job(
             *(str(self._folder), str(data), address, options.seed, options.tasks, index, options.workers),
             has_broker=broker is not None,
+            project=str(Path.cwd()),
+            model=options.model,
+            budget_usd=options.budget_usd,
             mqtt={} if broker is None or index else broker.worker_table(),  # one edge: it has one client id
         )
         return WorkerProcess(self._program, data, job.encode())

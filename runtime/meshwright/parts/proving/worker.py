@@ -65,6 +65,12 @@ class Job:
     """The number of workers: each submits its share of the plan."""
     has_broker: bool = False
     """Whether the process that started it publishes some of the plan to a broker."""
+    project: str = ""
+    """The project whose model answers plain tasks."""
+    model: str = ""
+    """The name of that model; "" for none."""
+    budget_usd: str = "0"
+    """The dollars that its calls may cost."""
     mqtt: Mapping[str, Any] = field(default_factory=dict)
     """The table [mqtt] of the worker; empty for one without the edge."""
 
@@ -80,14 +86,23 @@ class Job:
 
 def build_worker(job: Job) -> Mesh:
     """Build the mesh of a worker."""
-    records = Records(Path(job.folder))
+    records, paid = Records(Path(job.folder)), None
+    if job.model:
+        from meshwright.parts.proving.paid import PaidCalls
+
+        paid = PaidCalls.from_project(Path(job.project), job.model, Decimal(job.budget_usd), records)
     return build_mesh(
         Settings.model_validate(
             {"data_dir": job.data, "database": job.database or None, "mqtt": job.mqtt, **_SETTINGS}
         ),
         project=Path(job.folder),
         agents=make_agents(records, max_seconds=_MAX_TOOL_SECONDS),
-        model=CountingModel(records, max_seconds=_MAX_MODEL_SECONDS, cost_usd=COST_USD),
+        model=CountingModel(
+            records,
+            max_seconds=_MAX_MODEL_SECONDS,
+            cost_usd=COST_USD,
+            answer=None if paid is None else paid.answer,
+        ),
     )
 
 

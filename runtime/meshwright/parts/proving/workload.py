@@ -13,10 +13,12 @@ import json
 import os
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
+
+from msgspec.structs import replace
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.run.run import Run
@@ -41,6 +43,8 @@ _REST_SECONDS = 0.2
 _CALLS_OF_LEG = 2
 _PROMPT = "You answer questions."
 
+Answer = Callable[[ModelRequest], Awaitable[str | None]]
+"""Answers a request by a real model, or not at all."""
 Pass = Callable[[str], None]
 """Is called at a point where a test may kill the process."""
 
@@ -219,11 +223,14 @@ class CountingModel:
         *,
         max_seconds: float = 0.0,
         cost_usd: Decimal = Decimal(0),
+        answer: Answer | None = None,
     ) -> None:
+        """`answer` gives the text of each plain answer, or None for that of the simulation."""
         self._records = records
         self._passes = passes
         self._max_seconds = max_seconds
         self._cost_usd = cost_usd
+        self._answer = answer
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Call the tool of the task's shape first, then answer."""
@@ -233,6 +240,9 @@ class CountingModel:
         reply = _reply(request, self._cost_usd)
         if reply is None:
             await asyncio.Event().wait()
+        elif self._answer is not None and request.messages[-1].content.startswith("plain"):
+            text = await self._answer(request)
+            reply = reply if text is None else replace(reply, content=text)
         await asyncio.sleep(random.uniform(0, self._max_seconds))
         self._passes("model.after")
         assert reply is not None
