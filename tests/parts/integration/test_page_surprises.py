@@ -111,10 +111,6 @@ def _config(agent: str) -> Request:
     return "POST", "/api/agents", {"agent_id": agent, "llm_provider": "ollama", "llm_model": "llama3"}
 
 
-def _allowance(agent: str) -> Request:
-    return "PUT", "/allowances", {"whose": agent, "allowance": "1/day"}
-
-
 def _prompt(text: str) -> Request:
     return "PUT", "/v1/prompts/helper", {"template": text}
 
@@ -143,10 +139,6 @@ CASES = (
         (),
         lambda number: ("PATCH", "/memories/m-1", {"text": f"Port {number}."}),
         ALL,
-    ),
-    *(
-        Case("money", name, (_allowance("releaser"),), lambda number: _allowance(("gate", "echo")[number]))
-        for name in ("Change the allowance of agent:releaser", "Remove the allowances of agent:releaser")
     ),
     Case("tasks", "Cancel…", (_task("first"),), lambda number: _task(str(number))),
     Case("keys", "Rotate the key of m", (_key("m"),), lambda number: _key(f"a{number}")),
