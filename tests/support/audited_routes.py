@@ -149,6 +149,11 @@ ACCEPTED = {
     "POST /v1/chat/completions": "changes nothing; model.called says who has called it",
     "POST /v1/responses": "changes nothing; model.called says who has called it, task.accepted of an agent",
     "POST /v1/responses/resp_{task_id}/cancel": "recorded as by POST /tasks/{task_id}/cancel",
+    "POST /v1/conversations": "the caller's own texts, beside the tasks that they go to",
+    "POST /v1/conversations/{conversation_id}": "the caller's own texts, beside the tasks that they go to",
+    "DELETE /v1/conversations/{conversation_id}": "the caller's own texts; tasks stay",
+    "POST /v1/conversations/{conversation_id}/items": "the caller's own texts, beside its tasks",
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": "the caller's own texts; tasks stay",
     "POST /v1/responses/input_tokens": "changes nothing, and calls no model",
     "POST /v1/messages": "changes nothing; model.called says who has called it",
     "POST /v1/messages/count_tokens": "changes nothing, and calls no model",
@@ -183,6 +188,8 @@ FACTS = """
 /figures /figures/flows /figures/trends /keys /metrics /scale/{app} /story /schedules /schedules/{schedule_id}
 /schedules/{schedule_id}/next /status
 /store/verify /tasks /trees /prompts/{name}/versions/{version}
+/v1/conversations/{conversation_id} /v1/conversations/{conversation_id}/items
+/v1/conversations/{conversation_id}/items/{item_id}
 /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions
 /v1/evaluations /v1/evaluations/{evaluation_id}
 /v1/experiments /v1/experiments/{experiment_id} /v1/experiments/{experiment_id}/results

@@ -46,6 +46,7 @@ NAMES = (
     "models.part:PART",
     "agents.context.part:PART",
     "parts.agent_models.part:PART",
+    "parts.conversations.part:PART",
     "parts.mcp_server.part:PART",
     "parts.ag_ui.part:PART",
     "parts.a2a.part:PART",

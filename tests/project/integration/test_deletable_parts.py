@@ -19,6 +19,7 @@ PARTS = {
     "mcp": "parts/mcp",
     "ag_ui": "parts/ag_ui",
     "a2a": "parts/a2a",
+    "conversations": "parts/conversations",
     "acp": "parts/acp",
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",

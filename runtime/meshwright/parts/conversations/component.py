@@ -1,0 +1,23 @@
+"""The component of conversations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshwright.component import Component
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+class ConversationsComponent(Component):
+    """Serves /v1/conversations, with its tables."""
+
+    name = "conversations"
+    tables = "tables"
+
+    def routes(self) -> APIRouter:
+        """The routes of conversations and of their items."""
+        from meshwright.parts.conversations.routes import make_routes
+
+        return make_routes(self.mesh)
