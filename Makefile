@@ -68,8 +68,9 @@ dex:  ## build Dex, an OpenID Connect issuer for the tests, with Go, once
 frameworks:  ## install the agent frameworks whose agents tests run, in an environment of their own, once
 	@"$(PYTHON)" tests/support/frameworks/install
 
-mcp:  ## install the MCP servers that tests run, with npm and pip, once
+mcp:  ## install the MCP servers and the conformance suite that tests run, with npm and pip, once
 	@"$(PYTHON)" tests/support/mcp/install
+	@"$(PYTHON)" tests/support/mcp/install conformance
 
 ag-ui:  ## install the client of AG-UI that tests run, with npm, once
 	@"$(PYTHON)" tests/support/ag_ui/install
