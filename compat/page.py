@@ -15,7 +15,7 @@ Each row is real software that Meshwright was run beside, with the version, the 
 
 | tier | |
 |---|---|
-| gold | hours of tasks, with kills and cuts |
+| gold | an hour of tasks or more, with kills and cuts, and with failovers where the row counts them |
 | silver | kills of worker processes, and cut connections where there are any to cut (not on SQLite): each accepted task ended once, no step was repeated, no cent is off |
 | bronze | contract tests |
 | refused | Meshwright does not run on it and says so at the start |
