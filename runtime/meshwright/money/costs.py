@@ -27,6 +27,7 @@ from meshwright.money.task_costs import (
     HOUR_SECONDS,
     MILLION,
     all_calls,
+    calls_below,
     calls_by_hour,
     clear_sums,
     count_hours,
@@ -354,6 +355,15 @@ class CostQuery(NamedTuple):
         return keys if self.by.startswith(keys[0]) else keys[::-1]
 
     @property
+    def is_of_children(self) -> bool:
+        """Whether it is of all tasks that a task delegated, of whose calls there are sums."""
+        if self.of is None or self.of.parent_task_id is None or {"task", "tree"} & {*self.keys}:
+            return False
+        of_calls = dict.fromkeys(("parent_task_id", "agent_id", "model", *_OF_CALL))
+        is_timed = self.since is not None or self.until is not None or self.bucket is not None
+        return not is_timed and self.of.model_copy(update=of_calls) == TaskFilter()
+
+    @property
     def is_of_tasks(self) -> bool:
         """Whether it is of tasks or threads, which no sum of an hour has."""
         of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
@@ -378,6 +388,56 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
     if query.bucket is not None:
         columns["bucket"] = _bucket(session, _BUCKET_SECONDS[query.bucket])
+    calls = _children_calls(session, query) if query.is_of_children else _find_calls(session, query, keys)
+    values = calls.values
+    joined = f"{tags} {calls.trees}"
+    named_columns = [f"{column} AS {name}" for name, column in columns.items()]
+    selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", calls.listed, joined)
+    first = "bucket, " if "bucket" in columns else ""
+    order = (
+        f"GROUP BY {', '.join(columns)} ORDER BY {first}"
+        f"coalesce(sum(cost_millions * {MILLION}.0 + cost_rest), 0) DESC, "  # a float is enough to sort by
+        f"sum(calls.calls) DESC, {', '.join(columns)} LIMIT :limit"
+    )
+    rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
+    whole = ("SELECT", ", ".join(_SUMS), "FROM", calls.whole)
+    # Apart, since a call with two tags counts once; from hours where the items read calls one by one.
+    total = session.execute(" ".join(whole), calls.whole_values).fetchone()
+    size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
+    items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
+    omitted = rows[0][0] - len(items) if rows else 0
+    fields = {"by": asked.by, "since": asked.since, "until": asked.until, "bucket": asked.bucket}
+    since = calls.listed_since
+    fields["listed_since"] = None if since is None else datetime.fromtimestamp(since, UTC)
+    fields["counted_since"] = query.since if query.since != asked.since else None
+    fields["counted_until"] = query.until if query.until != asked.until else None
+    return Costs(**fields, items=items, omitted=omitted, total=_cost({}, total))
+
+
+class _CostTables(NamedTuple):
+    """Tables of the calls that are listed and of all that count, with their values; those listed may be of
+    the newest calls alone, and `trees` joins the roots of their tasks."""
+
+    listed: str
+    values: dict[str, Any]
+    whole: str
+    whole_values: dict[str, Any]
+    listed_since: float | None = None
+    trees: str = ""
+
+
+def _children_calls(session: Session, query: CostQuery) -> _CostTables:
+    """The sums of the tasks that a task delegated."""
+    assert query.of is not None
+    of_calls = query.of.model_copy(update={"parent_task_id": None})
+    condition, values, _ = _condition(session, query._replace(of=of_calls))
+    values["parent_task_id"] = session.bindable(query.of.parent_task_id)
+    calls = calls_below(f"calls.task_id = :parent_task_id AND {condition}")
+    return _CostTables(calls, values, calls, values)
+
+
+def _find_calls(session: Session, query: CostQuery, keys: Sequence[Key]) -> _CostTables:
+    """The calls one by one, or from sums of hours."""
     condition, values, by_seq = _condition(session, query)
     of_tasks = query.is_of_tasks
     lists_tasks, listed_since = bool({"task", "tree"} & {*keys}), None
@@ -398,27 +458,8 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
         whole_values = values | hours
         if not lists_tasks:
             source, values = whole_source, whole_values
-    joined = f"{tags} {_trees(table, listed) if 'tree' in keys else ''}"
-    named_columns = [f"{column} AS {name}" for name, column in columns.items()]
-    selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)
-    first = "bucket, " if "bucket" in columns else ""
-    order = (
-        f"GROUP BY {', '.join(columns)} ORDER BY {first}"
-        f"coalesce(sum(cost_millions * {MILLION}.0 + cost_rest), 0) DESC, "  # a float is enough to sort by
-        f"sum(calls.calls) DESC, {', '.join(columns)} LIMIT :limit"
-    )
-    rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
-    whole = ("SELECT", ", ".join(_SUMS), "FROM", whole_source)
-    # Apart, since a call with two tags counts once; from hours where the items read calls one by one.
-    total = session.execute(" ".join(whole), whole_values).fetchone()
-    size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
-    items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
-    omitted = rows[0][0] - len(items) if rows else 0
-    fields = {"by": asked.by, "since": asked.since, "until": asked.until, "bucket": asked.bucket}
-    fields["listed_since"] = None if listed_since is None else datetime.fromtimestamp(listed_since, UTC)
-    fields["counted_since"] = query.since if query.since != asked.since else None
-    fields["counted_until"] = query.until if query.until != asked.until else None
-    return Costs(**fields, items=items, omitted=omitted, total=_cost({}, total))
+    trees = _trees(table, listed) if "tree" in keys else ""
+    return _CostTables(source, values, whole_source, whole_values, listed_since, trees)
 
 
 def _by_whole_hours(session: Session, query: CostQuery) -> CostQuery:

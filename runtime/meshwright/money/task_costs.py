@@ -5,7 +5,8 @@ and tags. Each row of calls is added to its sum and deleted in one transaction, 
 were; only the task and the thread of a call are lost. A sum is of the calls of one block of events, so that a
 rebuild makes it again; once those events are pruned it becomes a part of the sum of all such (`seq` 0).
 
-The table `call_hours` has the like sums of the calls that have a row, by which costs of whole hours are read.
+The table `call_hours` has the like sums of the calls that have a row, by which costs of whole hours are read,
+and `calls_below` those of all below a task. Triggers keep the latter: calls and tasks come in any order.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ FIGURES = {**_COUNTS, **_PARTS}
 """The figures of a sum by name, each as that of one row of calls. An amount is NULL where none is known."""
 _MAY_LACK = "coalesce(deployment, '') AS deployment, coalesce(prompt, '') AS prompt"
 _NONE_IF_EMPTY = "nullif(deployment, '') AS deployment, nullif(prompt, '') AS prompt"
-_SHARED = f"time, tenant_id, agent_id, model, {_NONE_IF_EMPTY}, tags"
+_SHARED_KEYS = f"tenant_id, agent_id, model, {_NONE_IF_EMPTY}, tags"
+_SHARED = f"time, {_SHARED_KEYS}"
 _OF_CALL = ", ".join(f"{value} AS {name}" for name, value in FIGURES.items())
 _OLDEST = "(SELECT coalesce(min(seq), 1) FROM events)"
 _BLOCK = (
@@ -70,6 +72,12 @@ def all_calls(calls: str, condition: str, *, of_tasks: bool = False) -> str:
     """
     own = _calls(calls, condition)
     return f"({own}) AS calls" if of_tasks else f"({own} UNION ALL {_sums('call_sums', condition)}) AS calls"
+
+
+def calls_below(condition: str) -> str:
+    """The same from the sums of the tasks that a task delegated itself; `condition` is about no time."""
+    own = f"SELECT NULL AS task_id, 0 AS time, {_SHARED_KEYS}, {_OF_HOUR} FROM calls_below AS calls"  # noqa: S608
+    return f"({own} WHERE is_child = 1 AND {condition}) AS calls"
 
 
 def calls_by_hour(
@@ -249,7 +257,6 @@ _SUMS = (
     f"coalesce(sum(cost_pico / {MILLION}), 0), coalesce(sum(cost_pico % {MILLION}), 0) "
 )
 _OF_TASKS = "FROM {calls} WHERE tenant_id = ? AND task_id IN ({task_ids}) GROUP BY task_id"
-_TASKS_AT_ONCE = 500
 
 
 class TaskNode(View):
@@ -285,8 +292,8 @@ class TaskNode(View):
 class TaskTree(View):
     """A task and those below it, each before its own, in the order in which they were delegated.
 
-    `omitted` tasks are in the costs above them alone. `is_whole` is False where the tree is larger than
-    10,000 tasks or deeper than 50: the rest counts nowhere.
+    `omitted` tasks are in the costs above them alone. `is_whole` is False where the tree is deeper than 50
+    tasks: those further below count nowhere.
     """
 
     items: tuple[TaskNode, ...]
@@ -304,26 +311,19 @@ class _OwnCost(NamedTuple):
 
 def task_tree(session: Session, tenant_id: str, task_id: str) -> TaskTree | None:
     """The tree of a tenant's task; None where the lists do not have it."""
-    subtree = tasks_below(session, tenant_id, task_id)
+    subtree = tasks_below(session, tenant_id, task_id, _MAX_LISTED)
     if not subtree.tasks:
         return None
-    spent = _spent(session, tenant_id, subtree.tasks)
-    below: dict[str | None, list[TaskSummary]] = {}
-    for task in sorted(subtree.tasks[1:], key=lambda task: task.seq):
-        below.setdefault(task.parent_task_id, []).append(task)
-    sums: dict[str, tuple[Decimal, int]] = {}
-    for task in reversed(subtree.tasks):  # level by level, the deepest first
-        own = spent.get(task.task_id, _OwnCost())
-        parts = [sums[child.task_id] for child in below.get(task.task_id, ())]
-        cost = sum((part[0] for part in parts), start=own.cost_usd)
-        sums[task.task_id] = cost, own.unpriced + sum(part[1] for part in parts)
-    nodes: list[TaskNode] = []
-    waiting = [(subtree.tasks[0], 0)]
-    while waiting and len(nodes) < _MAX_LISTED:
-        task, depth = waiting.pop()
-        waiting += [(child, depth + 1) for child in reversed(below.get(task.task_id, ()))]
-        nodes.append(_node(task, depth, spent.get(task.task_id, _OwnCost()), sums[task.task_id]))
-    return TaskTree(items=tuple(nodes), omitted=len(subtree.tasks) - len(nodes), is_whole=subtree.is_whole)
+    own_costs = _own_costs(session, tenant_id, [listed.task.task_id for listed in subtree.tasks])
+    parents = [listed.task.task_id for listed in subtree.tasks if listed.below]
+    sums = _costs_below(session, tenant_id, parents)
+    nodes = list[TaskNode]()
+    for task, depth, _ in subtree.tasks:
+        own = own_costs.get(task.task_id, _OwnCost())
+        cost, unpriced = sums.get(task.task_id, (Decimal(0), 0))
+        nodes.append(_node(task, depth, own, (own.cost_usd + cost, own.unpriced + unpriced)))
+    omitted = max(0, subtree.count - len(nodes))
+    return TaskTree(items=tuple(nodes), omitted=omitted, is_whole=subtree.is_whole)
 
 
 def _node(task: TaskSummary, depth: int, own: _OwnCost, whole: tuple[Decimal, int]) -> TaskNode:
@@ -334,17 +334,28 @@ def _node(task: TaskSummary, depth: int, own: _OwnCost, whole: tuple[Decimal, in
     return TaskNode(**fields)
 
 
-def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _OwnCost]:
+def _own_costs(session: Session, tenant_id: str, task_ids: Sequence[str]) -> dict[str, _OwnCost]:
     """The sums of the calls of tasks."""
-    calls, rows = session.by_index("calls", "calls_of_task"), list[Row]()
-    for start in range(0, len(tasks), _TASKS_AT_ONCE):
-        task_ids = [task.task_id for task in tasks[start : start + _TASKS_AT_ONCE]]
-        values = [session.bindable(value) for value in (tenant_id, *task_ids)]
-        of_tasks = _OF_TASKS.format(calls=calls, task_ids=marks(len(task_ids)))
-        rows += session.execute(_SUMS + of_tasks, values).fetchall()
+    calls = session.by_index("calls", "calls_of_task")
+    query = _SUMS + _OF_TASKS.format(calls=calls, task_ids=marks(len(task_ids)))
+    values = [session.bindable(value) for value in (tenant_id, *task_ids)]
+    rows = session.execute(query, values).fetchall()
     return {
-        task_id: _OwnCost(
-            int(calls), int(prompt), int(answer), int(unpriced), from_pico(int(high) * MILLION + int(low))
-        )
+        task_id: _OwnCost(int(calls), int(prompt), int(answer), int(unpriced), _usd(high, low))
         for task_id, calls, prompt, answer, unpriced, high, low in rows
     }
+
+
+def _costs_below(session: Session, tenant_id: str, task_ids: Sequence[str]) -> dict[str, tuple[Decimal, int]]:
+    """The cost of the calls of all tasks below each of some, and how many of these have no price."""
+    if not task_ids:
+        return {}
+    of_tasks = _OF_TASKS.format(calls="calls_below", task_ids=marks(len(task_ids)))
+    query = f"SELECT task_id, sum(unpriced), sum(cost_millions), sum(cost_rest) {of_tasks}"
+    values = [session.bindable(value) for value in (tenant_id, *task_ids)]
+    rows = session.execute(query, values).fetchall()
+    return {task_id: (_usd(high, low), int(unpriced)) for task_id, unpriced, high, low in rows}
+
+
+def _usd(millions: int, rest: int) -> Decimal:
+    return from_pico(int(millions) * MILLION + int(rest))

@@ -1,6 +1,7 @@
 """Tasks, events and costs are found by the same fields of tasks, on each database."""
 
 import asyncio
+import random
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,9 +12,11 @@ from msgspec.structs import replace
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
 from meshwright.core.messages import Dispatch, Parent, Task
+from meshwright.core.money import from_pico
 from meshwright.engine.events.filter import EventFilter, TaskFilter
 from meshwright.engine.events.table import BLOCK_EVENTS
 from meshwright.engine.events.task_lists import TaskOrder, known_values
+from meshwright.engine.events.tasks import PRUNED, RECORDS_PRUNED
 from meshwright.engine.sql.database import Session
 from meshwright.models.port import Call
 from meshwright.money.costs import CostQuery, sum_costs
@@ -465,6 +468,73 @@ async def test_a_tree_has_the_exact_costs_of_each_task_and_of_all_below(store: L
     assert [(node.task_id, node.parent_task_id) for node in below.items] == [("a", "r"), ("c", "a")]
     assert below.items[1].error == "ToolFailed"
     assert await store.log.view_apart(task_tree, "other", "r") is None
+
+
+async def test_sums_of_trees_agree_with_their_calls_in_whatever_order_both_come_and_go(
+    store: LogOnFile, rng: random.Random
+) -> None:
+    parents = {f"t{n}": f"t{(n - 1) // 3}" if n % 7 else None for n in range(60)}
+    costs = {
+        f"c{n}": (rng.choice([*parents]), rng.choice([None, "0.3", "0.000000000001"])) for n in range(180)
+    }
+    events = [dispatched(task_id, parent=parent) for task_id, parent in parents.items()]
+    for call_id, (task_id, cost) in costs.items():
+        fields = {"user": rng.choice(["writer", "other"]), "tags": ("fast",)}
+        events.append(replace(called(task_id, cost, **fields), id=f"call/{call_id}"))
+    rng.shuffle(events)
+    for start in range(0, len(events), 37):
+        await store.write(events[start : start + 37])
+        await store.log.flush()
+
+    async def check() -> None:
+        await store.log.flush()
+        calls = await store.rows(
+            "SELECT task_id, coalesce(cost_pico, 0), cost_pico IS NULL, agent_id FROM calls"
+        )
+        above = dict(await store.rows("SELECT task_id, parent_task_id FROM tasks"))
+
+        def is_below(task_id: str | None, root: str) -> bool:
+            while task_id is not None and task_id != root:
+                task_id = above.get(task_id)
+            return task_id == root
+
+        for root in ("t0", "t1", "t7", "t59"):
+            tree = await store.log.view(task_tree, "default", root)
+            if root not in above:
+                assert tree is None
+                continue
+            rows = [row for row in calls if is_below(row[0], root)]
+            assert (tree.items[0].tree_cost_usd, tree.items[0].tree_unpriced) == (
+                from_pico(sum(row[1] for row in rows)),
+                sum(map(bool, (row[2] for row in rows))),
+            ), root
+            assert {node.task_id for node in tree.items} == {name for name in above if is_below(name, root)}
+            of = TaskFilter(parent_task_id=root, agent_id="other", tag="fast")
+            of_children = [row for row in calls if above.get(row[0]) == root and row[3] == "other"]
+            sums = (await sum_costs(store.log, CostQuery("default", by="agent,tag", of=of))).total
+            assert (sums.calls, sums.cost_usd or 0) == (
+                len(of_children),
+                from_pico(sum(row[1] for row in of_children)),
+            ), root
+
+    await check()
+    pruned = rng.sample([*parents], 15)
+    await store.write([event(9, PRUNED, payload={"count": 15, "tasks": pruned}, tenant_id="default")])
+    await check()
+    await store.write([event(9, RECORDS_PRUNED, payload={"count": 15, "tasks": pruned}, tenant_id="default")])
+    await check()
+
+    def move(session: Session) -> None:
+        session.execute("UPDATE tasks SET parent_task_id = NULL WHERE parent_task_id = 't1'")
+        session.execute(
+            "UPDATE tasks SET parent_task_id = 't7' WHERE parent_task_id = 't2' AND task_id <> 't7'"
+        )
+        session.execute("DELETE FROM calls WHERE seq % 3 = 0")
+
+    await store.database.write(move)
+    await check()
+    await store.log.rebuild()
+    await check()
 
 
 async def test_a_large_tree_is_cut_and_its_costs_are_whole(store: LogOnFile) -> None:

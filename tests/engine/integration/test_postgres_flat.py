@@ -55,6 +55,9 @@ _FILL = (
     "prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, cost_pico, cost_source, cache_hit, "
     "attempts, outcome, latency_ms) SELECT n, 1e9 + n % 3600, 'default', 't' || n, 'c' || n, 'writer', '[]', "
     "'m', 'm', 1, 0, 1, 0, 7, 'priced', 0, 1, 'ok', 1 FROM generate_series(1, :blocks * 10) AS n",
+    "UPDATE tasks SET parent_task_id = 't3' WHERE seq % 10 = 6",
+    "UPDATE tasks SET model = 'rare' WHERE seq = 18",
+    "UPDATE calls SET tags = '[\"rare\"]' WHERE seq = 18",
 )
 
 
@@ -125,6 +128,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         since_then = TaskFilter(since=datetime.fromtimestamp(1e9, UTC))
         of_error, of_tag = TaskFilter(error="Nothing"), TaskFilter(tag="nothing")
         until_then = TaskFilter(until=datetime.fromtimestamp(0, UTC))
+        of_rare_tag, of_rare_model = TaskFilter(tag="rare"), TaskFilter(model="rare")
+        lacking, of_many = TaskFilter(lacks="agent_id"), TaskFilter(parent_task_id="t3")
         by_end, by_begin = TaskFilter(task_id="3999"), TaskFilter(task_id="t399")
         looks: dict[str, Callable[[], Any]] = {
             "end of an id": lambda: list_tasks(explained, "default", by_end, 50, 2**63 - 1, "created"),
@@ -162,6 +167,12 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "error": lambda: list_tasks(explained, "default", of_error, 50, 2**63 - 1, "created"),
             "known error": lambda: known_values(explained, "default", "error", "Nothing"),
             "tag": lambda: list_tasks(explained, "default", of_tag, 50, 2**63 - 1, "created"),
+            "rare tag": lambda: list_tasks(explained, "default", of_rare_tag, 50, 2**63 - 1, "created"),
+            "rare model": lambda: list_tasks(explained, "default", of_rare_model, 50, 2**63 - 1, "changed"),
+            "known model": lambda: known_values(explained, "default", "model", "nothing"),
+            "until then": lambda: list_tasks(explained, "default", until_then, 50, 2**63 - 1, "created"),
+            "without an agent": lambda: list_tasks(explained, "default", lacking, 50, 2**63 - 1, "created"),
+            "children of many": lambda: list_tasks(explained, "default", of_many, 50, 2**63 - 1, "created"),
             "trends": lambda: read_trends(explained, "default", 0.0),
             "tree": lambda: task_tree(explained, "default", "t11"),
             "tasks to prune": lambda: last_ended(explained, -1.0),
@@ -180,6 +191,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "costs of a thread": lambda: sum_costs(log, CostQuery("default", "agent", of=of_thread)),
             "costs of a requester": lambda: sum_costs(log, CostQuery("default", "agent", of=of_requester)),
             "costs of nobody": lambda: sum_costs(log, CostQuery("small", "task")),
+            "costs below many": lambda: sum_costs(log, CostQuery("default", "agent", of=of_many)),
             "costs below": lambda: sum_costs(log, CostQuery("default", "agent", of=below)),
         }
         found = dict[str, int]()

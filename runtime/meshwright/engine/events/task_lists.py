@@ -23,7 +23,7 @@ _MAX_KNOWN = 200  # values of a field
 _AT_ONCE = 500
 _MAX_NEWEST = 1_000  # tasks, or calls, of which the values of a field are named
 _MAX_EVENT_TASKS = 2_000  # whose events are found by the summaries of blocks
-_MAX_BELOW, _MAX_LEVELS = 10_000, 50
+_MAX_LEVELS = 50  # of a tree: those above each task that its sums are of
 TaskOrder = Literal["created", "changed"]
 """The newest first: by when they were accepted, or by their last change."""
 
@@ -302,28 +302,50 @@ def _known_prompts(session: Session, tenant_id: str | None, prompt: str) -> Coll
     return of_name or [*dict.fromkeys(version.partition("@")[0] for version in versions)]
 
 
-class TasksBelow(NamedTuple):
-    """A task and all that it delegated, level by level; `is_whole` is False where there is more."""
+class ListedTask(NamedTuple):
+    """A task of a tree with how far below the root it is, and how many tasks are below it."""
 
-    tasks: list[TaskSummary]
+    task: TaskSummary
+    depth: int
+    below: int
+
+
+class TasksBelow(NamedTuple):
+    """The first tasks of a tree, each before its own, and how many there are; `is_whole` is False where some
+    are deeper than 50."""
+
+    tasks: list[ListedTask]
+    count: int
     is_whole: bool
 
 
-def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
-    """A tenant's task with those below it, at most 10,000 and 50 levels; none where it is not there."""
-    level = session.select_in(f"SELECT {LISTED_COLUMNS} FROM tasks WHERE task_id", [task_id])  # noqa: S608
-    by_id: dict[str, TaskSummary] = {}
-    for _ in range(_MAX_LEVELS):
-        tasks = [task for task in map(task_summary, level) if task.tenant_id == tenant_id]
-        new = [task for task in tasks if task.task_id not in by_id]
-        if len(by_id) + len(new) > _MAX_BELOW:
-            return TasksBelow([*by_id.values()], is_whole=False)
-        by_id |= {task.task_id: task for task in new}
-        if not new:
-            return TasksBelow([*by_id.values()], is_whole=True)
-        ids = {task.task_id for task in new}
-        level = session.select_in(f"SELECT {LISTED_COLUMNS} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
-    return TasksBelow([*by_id.values()], is_whole=False)
+_WITH_COUNTS = (
+    f"SELECT {LISTED_COLUMNS}, coalesce(tasks_below.below, 0), coalesce(tasks_below.depth, 0) "  # noqa: S608 code
+    "FROM {} LEFT JOIN tasks_below USING (task_id, tenant_id) WHERE tenant_id = :tenant_id AND "
+)
+
+
+def tasks_below(session: Session, tenant_id: str, task_id: str, limit: int) -> TasksBelow:
+    """A tenant's task with the first below it, in the order in which they were delegated; none if unknown."""
+    root = _WITH_COUNTS.format("tasks") + "task_id = :task_id"
+    of_parent = _WITH_COUNTS.format(session.by_index("tasks", "tasks_by_parent"))
+    children = f"{of_parent}parent_task_id = :task_id ORDER BY seq LIMIT :limit"
+    values = {"tenant_id": session.bindable(tenant_id), "task_id": session.bindable(task_id)}
+    waiting = [(row, 0) for row in session.execute(root, values).fetchall()]
+    count, depth = (waiting[0][0][-2] + 1, waiting[0][0][-1]) if waiting else (0, 0)
+    tasks, ids = list[ListedTask](), set[str]()
+    while waiting and len(tasks) < limit:
+        row, level = waiting.pop()
+        task, below = task_summary(row[:-2]), row[-2]
+        if task.task_id in ids:  # a forged event may say that a task is below itself
+            continue
+        ids.add(task.task_id)
+        tasks.append(ListedTask(task, level, below))
+        if below and level < _MAX_LEVELS:
+            values = {"tenant_id": task.tenant_id, "task_id": task.task_id, "limit": limit - len(tasks)}
+            rows = session.execute(children, values).fetchall()
+            waiting += [(row, level + 1) for row in reversed(rows)]
+    return TasksBelow(tasks, count, is_whole=depth < _MAX_LEVELS)
 
 
 def tenants_in(session: Session, table: str) -> list[str]:

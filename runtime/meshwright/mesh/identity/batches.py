@@ -184,7 +184,7 @@ class Batches(Operations):
     async def tree(self, task_id: Identifier) -> TaskTree:
         """Show a task and those below it, each with the cost of its own calls of models and of its whole tree.
 
-        The first 500 are listed, each before its own; the costs are those of up to 10,000.
+        The first 500 are listed, each before its own; the costs are those of all.
         """  # noqa: E501
         await self._check_task(SEE_TASK, task_id)
         tree = await self.mesh.log.view_apart(task_tree, self.caller.tenant_id, task_id)
