@@ -101,17 +101,17 @@ def test_a_secret_of_another_form_than_expected_is_not_shown(
         (f'[mqtt]\npassword = ["{SECRET}"]', "mqtt.password: expected text"),
         (f'[keys]\nadmin_token = "{SECRET}"', "keys.admin_token: expected at least 32 characters"),
         (f'[webhooks.sources]\ngithub = "{SECRET}"', "webhooks.sources.github: expected a table"),
-        (
-            f'[[channels]]\ntoken = "{SECRET}"',
-            "channels: expected a table: write [NAME] in place of [[NAME]]",
-        ),
-        (f'[[channels.chat]]\ntoken = "{SECRET}"', "channels.chat: expected a table: write [NAME]"),
+        (f'[[channels]]\ntoken = "{SECRET}"', "channels: expected a table: write [channels.NAME]"),
+        (f'[[channels.chat]]\ntoken = "{SECRET}"', "channels.chat: expected a table: write [channels.chat]"),
         (
             f'[mcp.crm]\nheaders = {{ Authorization = ["{SECRET}"] }}',
             "mcp.crm.headers.Authorization: expected",
         ),
         (f'[mcp.crm]\nenv = {{ KEY = ["{SECRET}"] }}', "mcp.crm.env.KEY: expected text"),
-        (f'[[webhooks.sources]]\nsecret = "{SECRET}"', "webhooks.sources: expected a table: write [NAME]"),
+        (
+            f'[[webhooks.sources]]\nsecret = "{SECRET}"',
+            "webhooks.sources: expected a table: write [webhooks.sources.NAME]",
+        ),
     ],
 )
 def test_a_secret_in_a_wrong_place_is_not_shown(tmp_path: Path, text: str, problem: str) -> None:

@@ -143,6 +143,12 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
             2,
             "models.default_price: there is no such setting. did you mean 'ledger.default_price'?",
         ),
+        ("[[schedules]]\nid = 'a'", 1, "schedules: expected a table: write [[schedules.jobs]]"),
+        (
+            "[schedules.nightly]\ncron = '0 7 * * *'",
+            1,
+            "schedules.nightly: there is no such setting. did you mean [[schedules.jobs]]?",
+        ),
         ("[http]\nhost = '::1'\nprot = 1", 3, "http.prot: there is no such setting. did you mean 'port'?"),
         (
             '[coding.fixer]\nprogramm = "codex"',

@@ -288,7 +288,9 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
         return "is missing", ""
     fields = _table_fields(kind, steps[:-1])
     if first["type"] == "extra_forbidden":
-        return "there is no such setting", _meant(kind, steps, fields)
+        lists = _headers_of_lists(fields, steps[:-1]) if isinstance(value, Mapping) else ""
+        meant = f"did you mean {lists}?" if lists else ""
+        return "there is no such setting", _meant(kind, steps, fields) or meant
     on_the_way = [  # of the items of a list, or of a table in a table, too
         _table_fields(kind, steps[:number]).get(str(step))
         for number, step in enumerate(steps)
@@ -300,8 +302,23 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
     expected = _EXPECTED.get(first["type"]) or sentence(first)
     if expected == _TABLE:
         hidden = True
-        expected += ": write [NAME] in place of [[NAME]]" if isinstance(value, list) else ""
+        expected += f": write {_header(kind, steps)}" if isinstance(value, list) else ""
     return expected + ("" if hidden else f", not {str(value)[:80]!r}"), ""
+
+
+def _header(kind: type[Settings], steps: _Steps) -> str:
+    """How a file begins the table of a place, or one within it: `[[schedules.jobs]]`, `[channels.NAME]`."""
+    field = _table_fields(kind, steps[:-1]).get(str(steps[-1]))
+    if field is not None and get_origin(field.annotation) is Mapping:
+        return f"[{'.'.join(map(str, steps))}.NAME]"
+    return _headers_of_lists(_table_fields(kind, steps), steps) or f"[{'.'.join(map(str, steps))}]"
+
+
+def _headers_of_lists(fields: Mapping[str, Any], steps: _Steps) -> str:
+    """How a file begins an entry of the lists of tables in a table with these fields; "" if it has none."""
+    kinds = ((name, field.annotation) for name, field in fields.items())
+    names = (name for name, kind in kinds if get_origin(kind) is tuple and _item_model(kind) is not None)
+    return " or ".join(f"[[{'.'.join(map(str, (*steps, name)))}]]" for name in islice(names, _MAX_TABLES))
 
 
 def _meant(kind: type[Settings], steps: _Steps, fields: Iterable[str]) -> str:
@@ -329,10 +346,16 @@ def _table_fields(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[
             continue
         annotation = fields[str(step)].annotation if str(step) in fields else None
         of_items = get_origin(annotation) in (tuple, list, Mapping)
-        models = (annotation, *get_args(annotation)) if of_items else (annotation,)
-        model = next((one for one in models if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        model = _item_model(annotation)
         fields = model.model_fields if model is not None else {}
     return fields
+
+
+def _item_model(annotation: Any) -> type[BaseModel] | None:
+    """The model of a table, or of the items of a list or mapping of tables; None for any other setting."""
+    of_items = get_origin(annotation) in (tuple, list, Mapping)
+    models = (annotation, *get_args(annotation)) if of_items else (annotation,)
+    return next((one for one in models if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def _within(steps: Iterable[int | str]) -> str:
