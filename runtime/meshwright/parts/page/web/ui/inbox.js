@@ -7,7 +7,7 @@ import { lookingAt } from "./inbox_claim.js";
 import Item from "./inbox_item.js";
 import { Choices, choose, chosen, Many } from "./inbox_many.js";
 import { Ago, asked, call, Failed, may, me, rename, route, slow, to, useData, waiting } from "./lib.js";
-import { byHaste, isForMany, kindOf, later, names, titleOf, toolOf, wordOf } from "./questions.js";
+import { byHaste, isForMany, kindOf, later, names, titleOf, wordOf } from "./questions.js";
 import { Causes } from "./tasks.js";
 import { Text, visible } from "./unseen.js";
 
@@ -98,7 +98,7 @@ function Row({ item, isChosen, canPick }) {
     <a href=${to("inbox", { item: item.id })} aria-current=${isChosen ? "true" : undefined}>
       <span class="title"><${Text} value=${title} /></span>
       <span class="dim"><${Ago} time=${item.since} /></span>
-      <span class="dim of"><${Text} value=${of} />${toolOf(item) && html` <span class="tag">${toolOf(item)}</span>`}</span>
+      <span class="dim of"><${Text} value=${of} /></span>
       <span class=${`status ${COLOURS[word] ?? ""}`}>${word}</span>
       ${item.reminded_at ? html`<span class="looking"><${Text} value=${item.escalated_to?.length ? `nobody answered: ${names(item.escalated_to)} asked as well` : "nobody answered: reminded"} /></span>` : null}
       ${item.claimed_by ? html`<span class="looking">${lookingAt(item)}</span>` : null}

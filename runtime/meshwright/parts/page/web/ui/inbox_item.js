@@ -10,7 +10,7 @@ import { Changed, changeable, EditedArguments, FORM } from "./inbox_arguments.js
 import { isMoney, Money } from "./inbox_money.js";
 import { Key, useSeen } from "./keys.js";
 import { act, Ago, asked, call, Failed, may, me, Shown, slow, TaskLink, to, useData } from "./lib.js";
-import { answer, isDecision, isDoubt, names, postpone, send, sentence, titleOf, toolOf, wordOf } from "./questions.js";
+import { answer, isDecision, isDoubt, names, postpone, send, sentence, titleOf, wordOf } from "./questions.js";
 import { Text, visible } from "./unseen.js";
 
 const SHORT_CHARS = 80;
@@ -34,7 +34,7 @@ export default function Item({ question: listed, left }) {
   const isTask = Boolean(question.task_id);
   const isHidden = Boolean(subject.hidden_parts?.lines);
   const first = (question.may_answer ?? []).filter((/** @type {string} */ name) => !question.escalated_to?.includes(name));
-  const title = [...new Set([toolOf(listed), titleOf(listed)])].filter(Boolean).join(": ");
+  const title = titleOf(listed);
   return html`<article class="item" aria-label=${visible(question.question)}>
     <div class="item-body" tabindex="0">
       ${title === sentence(question).trim() ? html`<p class="question asked"><${Text} value=${title} /></p>` : html`<h2 class="asked"><${Text} value=${title} /></h2><p class="question"><${Text} value=${sentence(question)} /></p>`}

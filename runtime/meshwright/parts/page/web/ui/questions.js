@@ -73,12 +73,12 @@ export function wordOf(question) {
 const inLine = (given) => Object.entries(given ?? {}).map(([name, value], at) => (typeof value === "string" ? `${at ? `${name} ` : ""}${value}` : `${name} ${JSON.stringify(value)}`)).join(", ");
 
 /** The tool of a call that is asked about. @param {any} question @returns {string} */
-export const toolOf = (question) => (isDecision(question) && !isDoubt(question) ? question.subject?.tool ?? "" : "");
+const toolOf = (question) => (isDecision(question) && !isDoubt(question) ? question.subject?.tool ?? "" : "");
 
 /** A question in one line: the arguments of a call, the step in doubt, the budget, else the question itself. @param {any} question */
 export function titleOf(question) {
   const { arguments: given, kind, request, steps, budget, of } = question.subject ?? {};
-  if (toolOf(question)) return inLine(given) || toolOf(question);
+  if (toolOf(question)) return [toolOf(question), inLine(given)].filter(Boolean).join(": ");
   if (isDoubt(question) && kind) return steps ? `Start over, and repeat ${steps.join(", ")}` : [kind.replace(/^tool /, ""), inLine(request)].filter(Boolean).join(": ");
   return isMoney(question) ? `Budget ${budget}${of && of !== budget ? ` of ${of}` : ""}` : sentence(question).trim();
 }
