@@ -6,9 +6,11 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pytest
+from annotated_types import Ge
+from pydantic import StringConstraints
 from pydantic.fields import FieldInfo
 
 from meshwright import Agent, Capability, CheckResult, Client, tool
@@ -144,6 +146,36 @@ async def test_functions_have_the_signatures_of_their_tools() -> None:
     assert shown["doc"].startswith("Charge a card.\n\nArgs:\n    order: the order")
     assert shown["is_async"] and shown["fields"] == []  # strands refuses functions with pydantic.Field
     assert shown["results"] == [{"order": "A", "amount": 2.0}, {"order": "B", "amount": 1.5}]
+
+
+async def test_a_parameter_with_metadata_has_its_description_first() -> None:
+    """Haystack takes the first for a description, and refuses a tool whose description is no text."""
+    shown: dict[str, Any] = {}
+
+    class Limited(Shop):
+        @tool
+        async def find(
+            self,
+            text: Annotated[str, StringConstraints(min_length=1)],
+            limit: Annotated[int, "how many", Ge(1)],
+        ) -> str:
+            """Find an order.
+
+            Args:
+                text: the words
+            """
+            return f"{limit} of {text}"
+
+    async def run(self: Agent, run: Run) -> str:
+        [find] = run.functions("find")
+        shown.update(inspect.get_annotations(find))
+        return await find("lamp", 2)
+
+    async with mesh_for(author(run, Limited, charged=[])) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.text == "2 of lamp", outcome.error
+    assert get_args(shown["text"]) == (str, "the words", StringConstraints(min_length=1))
+    assert get_args(shown["limit"]) == (int, "how many", Ge(1))
 
 
 class SchemaTool(Tool):

@@ -65,8 +65,10 @@ class TextProvider(FakeProvider):
         self._replies = replies
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        messages = (await request.json())["messages"]
-        text, place = text_in(messages, "user"), sum(message["role"] == "tool" for message in messages)
+        body = await request.json()
+        messages = body["messages"]
+        text = text_in(messages, "user").rpartition("task:")[2].strip()  # some frameworks introduce it so
+        place = sum(map(results_in, messages))
         system = text_in(messages, "system")
         known = [key for key in self._replies if system.startswith(key[0]) and key[1] == place]
         [key] = known or [("", place)]
@@ -75,7 +77,7 @@ class TextProvider(FakeProvider):
             self.held[text] += 1
             await asyncio.Event().wait()
         async with self._one_by_one:
-            self.replies = deque([self._replies[key]])
+            self.replies = deque([with_final_tool(self._replies[key], body.get("tools", []))])
             return await super().complete(request)
 
     def asked_of(self, text: str) -> dict[tuple[str, int], int]:
@@ -87,6 +89,23 @@ def text_in(messages: list[dict[str, Any]], role: str) -> str:
     """The text of the first message of a role."""
     content = next(message["content"] for message in messages if message["role"] == role)
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def results_in(message: dict[str, Any]) -> int:
+    """How many results of tools a message stands for: those of smolagents follow a text with their calls."""
+    if message["role"] == "tool":
+        return 1
+    is_text_of_calls = message["role"] == "assistant" and "Calling tools:" in str(message["content"])
+    return str(message["content"]).count("'type': 'function'") if is_text_of_calls else 0
+
+
+def with_final_tool(reply: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """The reply; where a framework takes answers by a tool `final_answer` alone, as a call of that."""
+    final = next((tool["function"] for tool in tools if tool["function"]["name"] == "final_answer"), None)
+    if final is None or reply.get("content") is None:
+        return reply
+    [name] = final["parameters"]["properties"]
+    return tool_call("final_answer", json.dumps({name: reply["content"]}), "call_final")
 
 
 class FrameworksMesh(KilledMesh):

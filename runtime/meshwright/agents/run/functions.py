@@ -39,8 +39,9 @@ def tool_function(tool: Tool, call: Callable[[str], Awaitable[Any]]) -> Callable
     Raises AgentError for a parameter whose name Python does not take.
     """
     method = _tool_method(tool)
-    signature = _schema_signature(tool) if method is None else _method_signature(method)
-    docstring = _tool_docstring(tool) if method is None else method.__doc__ or ""
+    meanings = _meanings(tool)
+    signature = _schema_signature(tool) if method is None else _method_signature(method, meanings)
+    docstring = _tool_docstring(tool, meanings) if method is None else method.__doc__ or ""
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
 
     async def function(*args: Any, **kwargs: Any) -> Any:
@@ -67,16 +68,25 @@ def _tool_method(tool: Tool) -> Callable[..., Any] | None:
     return inner.function if isinstance(inner, FunctionTool) and is_same else None
 
 
-def _method_signature(method: Callable[..., Any]) -> inspect.Signature:
+def _method_signature(method: Callable[..., Any], meanings: Mapping[str, str]) -> inspect.Signature:
     """The signature for callers: types resolved, without the context, and with a result of plain data."""
     hints = get_type_hints(method, include_extras=True)
     parameters = [
-        parameter.replace(annotation=hints[name])
+        parameter.replace(annotation=_described(hints[name], meanings.get(name, "")))
         for name, parameter in tool_parameters(method).items()
         if hints[name] is not ToolContext
     ]
     result = hints.get("return", Any)
     return inspect.Signature(parameters, return_annotation=result if _is_plain(result) else Any)
+
+
+def _described(kind: Any, meaning: str) -> Any:
+    """The type, its description before other metadata: Haystack takes the first for a description."""
+    metadata = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    if not metadata or isinstance(metadata[0], str):
+        return kind
+    described: Any = Annotated
+    return described[(get_args(kind)[0], meaning, *metadata)]
 
 
 def _is_plain(kind: Any) -> bool:
@@ -127,12 +137,16 @@ def _schema_type(schema: Any) -> Any:
     return kind
 
 
-def _tool_docstring(tool: Tool) -> str:
-    """The description of a tool, and those of its parameters as frameworks read them."""
-    meanings = {
+def _meanings(tool: Tool) -> dict[str, str]:
+    """The descriptions of the parameters that have one, each on one line."""
+    return {
         name: " ".join(str(schema["description"]).split())
         for name, schema in tool.parameters.get("properties", {}).items()
         if isinstance(schema, Mapping) and schema.get("description")
     }
+
+
+def _tool_docstring(tool: Tool, meanings: Mapping[str, str]) -> str:
+    """The description of a tool, and those of its parameters as frameworks read them."""
     lines = [f"    {name}: {meaning}" for name, meaning in meanings.items()]
     return "\n".join([tool.description, *(["", "Args:", *lines] if lines else [])])
