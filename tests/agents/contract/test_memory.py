@@ -146,6 +146,22 @@ async def test_no_more_come_than_were_asked_for(memory: Memory) -> None:
     assert len(await recall(memory, "word", limit=3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("the outage is INC-2041", "ticket 2041"),
+        ("drafts by gpt-4", "gpt 4o or 4"),
+        ("reviews by model 3.75", "version 75"),
+        ("due on 2026-11-29", "29 of the month"),
+        ("runs at http://host/v2?page=7", "page 7"),
+        ("kept in app_settings", "settings"),
+    ],
+)
+async def test_a_memory_is_found_by_a_part_of_a_name(memory: Memory, text: str, query: str) -> None:
+    await remember(memory, "another text", text)
+    assert await recall(memory, query) == [text]
+
+
 async def test_a_forgotten_memory_is_gone_from_the_search_too(memory: Memory, database: Database) -> None:
     await remember(memory, "a word to forget")
     assert await memory.forget("m0", "default") is True
