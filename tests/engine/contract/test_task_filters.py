@@ -166,6 +166,9 @@ async def test_a_group_of_dead_letters_has_the_tasks_that_it_counts(store: LogOn
     await store.database.write(forget)
     assert await names(store, error="ToolFailed", dead=True) == ["b", "a"]
     assert await names(store, error="ToolFailed", lacks="agent_id", dead=True) == ["b"]
+    assert await names(store, lacks="agent_id") == ["c", "b"]
+    assert await names(store, lacks="agent_id", order="changed") == ["c", "b"]
+    assert await names(store, lacks="error", dead=True) == await names(store, lacks="error", status="failed")
     assert await names(store, lacks="agent_id,error") == []
     assert await names(store, lacks="error") == ["d"]
     letters = await store.log.dead_letters(tenant_id="default")
@@ -258,6 +261,53 @@ async def test_tasks_changed_since_a_time_are_found_behind_full_blocks(store: Lo
     assert await found("created", since=START + timedelta(days=1)) == []
     page = await store.log.dead_letters(tenant_id="default", since=since)
     assert page.items == ()
+    before = since - timedelta(seconds=1)
+    assert await found("created", until=before) == await found("changed", until=before) == ["b", "old"]
+    assert await found("created", until=since) == ["c", "b", "a", "old"]
+    assert await found("changed", until=since) == ["a", "c", "b", "old"]
+    assert await found("created", until=START - timedelta(days=1)) == []
+    assert await found("created", since=since, until=since) == ["c", "a"]
+    await write(dispatched("e"))
+    await store.write([replace(dispatched("late"), time=START)])  # in the block that is not full yet
+    assert await found("created", until=before) == ["late", "b", "old"]
+
+
+@pytest.mark.parametrize("many", [0, 1_100])
+async def test_tasks_of_a_tag_and_of_a_model_are_found_however_many_others_have(
+    store: LogOnFile, many: int
+) -> None:
+    """Few by their names, and many in the order of the list."""
+    await store.write([dispatched(task_id) for task_id in "abc"])
+    tags = {"a": ("rare", "fast"), "b": (), "c": ('say "rare"', "x")}
+    await store.write([called(task_id, "1", tags=of_task) for task_id, of_task in tags.items()])
+    await store.write([called("a", "2", tags=("fast",)), ended("b"), ended("a")])
+    others = [f"x{number}" for number in range(many)]
+    await store.write([dispatched(task_id, agent_id="other") for task_id in others])
+    await store.write([called(task_id, "1", tags=("rare",)) for task_id in others])
+    await store.log.flush()
+
+    def name_models(session: Session) -> None:
+        session.execute("UPDATE tasks SET model = 'small' WHERE task_id IN ('a', 'c')")
+        session.execute("UPDATE tasks SET model = 'small' WHERE agent_id = 'other'")
+
+    await store.database.write(name_models)
+
+    async def found(order: TaskOrder = "created", **fields: Any) -> list[str]:
+        tasks = (await store.log.tasks(tenant_id="default", order=order, limit=3, **fields)).items
+        return [task.task_id for task in tasks]
+
+    newest = others[:-4:-1]
+    assert await found(tag="rare") == await found(tag="rare", order="changed") == (newest or ["a"])
+    assert await found(tag="rare", agent_id="writer") == ["a"]
+    assert await found(tag="fast", order="changed") == ["a"]
+    assert await found(tag='say "rare"') == ["c"]
+    assert await found(tag="say") == await found(tag="none") == []
+    assert await found(model="small") == (newest or ["c", "a"])
+    assert await found(model="small", agent_id="writer") == ["c", "a"]
+    assert await found(model="small", order="changed", agent_id="writer") == ["a", "c"]
+    assert await found(model="none") == []
+    query = EventFilter(tenant_id="default", of_task=TaskFilter(tag="fast"))
+    assert {event.task_id for event in await store.log.query(query)} == {"a"}
 
 
 async def test_events_of_tasks_are_found_in_each_block_that_has_one(store: LogOnFile) -> None:

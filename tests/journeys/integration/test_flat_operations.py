@@ -119,6 +119,14 @@ _OTHERS = tuple(
     )
 )
 """A copy has its own thread, the same tenant, no parent, and has succeeded. One in ten differs in each."""
+_IS_RARE = f"{_IS_COPY} AND {_COPY} ="
+_RARE = (
+    f"UPDATE calls SET tags = '[\"rare\"]', model = 'rare' WHERE {_IS_RARE} 518",
+    f"UPDATE tasks SET model = 'rare' WHERE {_IS_RARE} 518",
+    f"UPDATE tasks SET error = NULL WHERE {_IS_RARE} 524",
+    f"UPDATE tasks SET agent_id = NULL WHERE {_IS_RARE} 528",
+)
+"""One has a tag and a model that others lack, one failed without an error, and one never got an agent."""
 _STATES = (
     "INSERT OR IGNORE INTO event_keys SELECT 'event_type=' || event_type, block FROM event_blocks, "
     "(SELECT 'run.state' AS event_type UNION SELECT 'run.title')"
@@ -141,7 +149,7 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
     grow(data, tasks)
     with closing(sqlite3.connect(data / "mesh.db", isolation_level=None)) as store:
         store.execute("BEGIN")
-        for statement in (*_TIMES, *_OTHERS, _STATES):
+        for statement in (*_TIMES, *_OTHERS, *_RARE, _STATES):
             store.execute(statement, {"groups": tasks // PER_GROUP, "tasks": tasks})
         for recount in (recount_hours, recount_ended):
             recount(SqliteSession(store))
@@ -154,6 +162,7 @@ async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> 
         {"name": "task", "scope": "task", "limit_usd": 5},
     ]
     others = {"budgets": budgets, "default_price": price, "retention": {"succeeded_days": 1}}
+    others["external"] = {"buyer": {}}
     async with http_mesh(folder, *agents, script=script, **others) as api:
         return await Operations(api, steps, old).measure()
 
@@ -307,6 +316,20 @@ class Operations:
             "costs of an error that there never was": get("/costs", expected=404, error="Nothing"),
             "tasks of a prompt that there never was": get("/tasks", expected=404, prompt="nothing"),
             "tasks of a tag that no call has": get("/tasks", tag="nothing"),
+            "tasks of a rare tag": get("/tasks", tag="rare"),
+            "changed tasks of a rare tag": get("/tasks", tag="rare", order="changed"),
+            "events of a rare tag": get("/events", tag="rare"),
+            "tasks of a rare model": get("/tasks", model="rare"),
+            "changed tasks of a rare model": get("/tasks", model="rare", order="changed"),
+            "tasks of an agent's rare model": get("/tasks", model="rare", agent_id="writer"),
+            "tasks of a model that there never was": get("/tasks", expected=404, model="nothing"),
+            "tasks until long ago": get("/tasks", until="52w"),
+            "changed tasks until long ago": get("/tasks", until="52w", order="changed"),
+            "an agent's tasks until long ago": get("/tasks", until="52w", agent_id="writer"),
+            "tasks without an agent": get("/tasks", lacks="agent_id"),
+            "changed tasks without an agent": get("/tasks", lacks="agent_id", order="changed"),
+            "failed tasks without an error": get("/tasks", lacks="error", status="failed"),
+            "dead tasks without an error": get("/tasks", lacks="error", dead="true", order="changed"),
             "tasks of a parent": get("/tasks", parent_task_id=tree),
             "children of many": get("/tasks", parent_task_id=_ROOT),
             "tasks of a capability": get("/tasks", capability="writing"),
@@ -366,6 +389,9 @@ class Operations:
             "costs of a tenant by tree": get("/costs", "tenant3", by="tree"),
             "costs by task": get("/costs", by="task"),
             "costs by tree": get("/costs", by="tree"),
+            "costs of a model that there never was": get("/costs", expected=404, model="nothing"),
+            "costs of a rare tag": get("/costs", tag="rare"),
+            "costs of a rare model": get("/costs", model="rare"),
             "costs of nobody": get("/costs", expected=404, agent_id="nobody"),
             "estimate": get("/costs/estimate", tenant="default", agent_id="writer"),
         }
@@ -434,8 +460,17 @@ class Operations:
         async def publish_once() -> None:
             await api.client.publish("app.other", "other.said", {}, idempotency_key=next(keys))
 
+        async def claim() -> None:
+            task_id = await api.submit(agent_id="buyer", text="tea")
+            _, claimed = await api.call("POST", "/external/buyer/claim", json={})
+            end = {"token": claimed["run"]["token"], "text": "bought"}
+            await self._post(f"/external/runs/{task_id}/complete", **end)()
+            await api.client.outcome(task_id)
+
         return {
             "fail": fail,
+            "claim": claim,
+            "claim of nothing": self._post("/external/buyer/claim", wait=0),
             "retry": retry,
             "fork": fork,
             "ask once": ask_once,
@@ -503,6 +538,34 @@ class Operations:
             "wait for an event": wait,
             "publish": publish,
         }
+
+
+_PARKED = """
+    INSERT INTO waits (tenant_id, wait_key, task_id, seq, kind, account, since)
+    WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
+    SELECT 'tenant' || n % 100, n || '/1', n, n, 'program', 'program/buyer', n FROM numbers
+"""
+
+
+async def test_claims_do_not_grow_with_tasks_that_wait_for_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = list[int]()
+    for waiting in (FEW, MANY):
+        folder = tmp_path / str(waiting)
+        folder.mkdir()
+        steps = Steps(monkeypatch, folder / "steps")
+        async with http_mesh(folder, external={"buyer": {}}) as api:
+            await api.mesh.database.write(lambda session, n=waiting: session.execute(_PARKED, (n,)) and None)
+            await steps.rest()
+
+            async def claim(api: Api = api) -> None:
+                status, answer = await api.call("POST", "/external/buyer/claim", json={"wait": 0})
+                assert (status, answer) == (200, {"run": None})
+
+            counts.append(await steps.fewest(claim))
+    few, many = counts
+    assert 0 < many <= few + MAX_MORE
 
 
 @pytest.mark.parametrize(
