@@ -125,6 +125,27 @@ async def test_agents_get_what_was_added(tmp_path: Path) -> None:
     assert "My name is Ada" in second and "Who am I?" in second and "One" in second
 
 
+async def test_what_was_added_is_erased_with_the_tasks(tmp_path: Path) -> None:
+    model = ScriptedModel("One", "Two")
+    item: Any = {"type": "message", "role": "user", "content": "My name is Ada"}
+    async with (
+        http_mesh(tmp_path, Writer, script=model, admin_token=ADMIN) as api,
+        Client(api.url, ADMIN) as admin,
+        client_of(api.url, ADMIN) as client,
+    ):
+        made = await client.conversations.create(items=[item])
+        other = await client.conversations.create(items=[item])
+        await client.responses.create(model="agent/writer", input="Who am I?", conversation=made.id)
+        await admin.erase(thread_id=made.id)
+        assert [text(one) async for one in client.conversations.items.list(other.id)] == [
+            ("user", "My name is Ada")
+        ]
+        left = [text(one) async for one in client.conversations.items.list(made.id)]
+        await client.responses.create(model="agent/writer", input="And now?", conversation=made.id)
+    assert "Ada" in str(model.requests[0].messages) and "Ada" not in str(left)
+    assert "Ada" not in str(model.requests[1].messages)
+
+
 async def test_bad_input_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async with client_of(api.url) as client:
         made = await client.conversations.create()

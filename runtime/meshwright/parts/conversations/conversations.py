@@ -65,8 +65,7 @@ class Conversations:
         """Delete a conversation with what was added; its tasks stay. Raises UnknownConversation."""
         await self._find(conversation_id)
         key = self._key(conversation_id)
-        for row in await self._mesh.database.read(table.read_items, key):
-            await self._mesh.runtime.call(_thread(key), "forget", row.id)
+        await _forget_added(self._mesh, key)
         await self._mesh.database.write(table.delete, key)
 
     async def add(self, conversation_id: str, items: Sequence[NewItem]) -> ItemPage:
@@ -176,6 +175,18 @@ class Conversations:
 
     def _now(self) -> float:
         return self._mesh.runtime.clock.now().timestamp()
+
+
+async def erase_added(mesh: Mesh, tenant_id: str, task_ids: Sequence[str]) -> None:
+    """Erase what was added to the conversations that tasks are in."""
+    for key in await mesh.database.read(table.find_by_tasks, tenant_id, task_ids):
+        await _forget_added(mesh, key)
+        await mesh.database.write(table.delete_items, key)
+
+
+async def _forget_added(mesh: Mesh, key: ConversationKey) -> None:
+    for row in await mesh.database.read(table.read_items, key):
+        await mesh.runtime.call(_thread(key), "forget", row.id)
 
 
 def _thread(key: ConversationKey) -> ActorRef:

@@ -70,7 +70,7 @@ def update(session: Session, key: ConversationKey, metadata: Mapping[str, str]) 
 def delete(session: Session, key: ConversationKey) -> None:
     """Delete a conversation and the messages that were added to it."""
     session.execute(f"DELETE FROM conversations {_OF}", key)  # noqa: S608 code
-    session.execute(f"DELETE {_ITEMS}", key)
+    delete_items(session, key)
 
 
 def add_items(session: Session, key: ConversationKey, items: Sequence[MessageRow]) -> None:
@@ -99,3 +99,17 @@ def read_items(session: Session, key: ConversationKey) -> list[MessageRow]:
 def delete_item(session: Session, key: ConversationKey, item_id: str) -> None:
     """Delete a message."""
     session.execute(f"DELETE {_ITEMS} AND id = ?", (*key, item_id))
+
+
+def find_by_tasks(session: Session, tenant_id: str, task_ids: Sequence[str]) -> list[ConversationKey]:
+    """Returns the conversations that tasks of a tenant are in."""
+    select = (
+        "SELECT DISTINCT conversations.tenant_id, id FROM conversations JOIN tasks ON thread_id = id "
+        "AND tasks.tenant_id = conversations.tenant_id WHERE tasks.task_id"
+    )
+    return [ConversationKey(*row) for row in session.select_in(select, task_ids) if row[0] == tenant_id]
+
+
+def delete_items(session: Session, key: ConversationKey) -> None:
+    """Delete all messages that were added to a conversation."""
+    session.execute(f"DELETE {_ITEMS}", key)
