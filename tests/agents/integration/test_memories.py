@@ -110,6 +110,7 @@ async def test_changes_that_make_no_sense_say_why(
         ("POST", f"{path}/undo", None, 409, "No change of the memory m1 is left to undo"),
         ("POST", f"{gone}/forget", None, 409, "The memory m2 is forgotten already"),
         ("PATCH", gone, {"text": "x"}, 409, "The memory m2 is forgotten"),
+        ("PATCH", path, {"text": "x", "was": "Port 0."}, 409, "has another text by now"),
         ("PATCH", path, {"text": " "}, 422, "a memory needs a text"),
         ("PATCH", path, {"text": "x" * 4001}, 413, "a memory has 4,001 characters, and may have 4,000"),
         ("PATCH", path, {"trust": 3}, 422, "trust"),

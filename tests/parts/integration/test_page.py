@@ -387,6 +387,26 @@ async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, bro
             await expect(page.locator(".tag")).to_have_text("canary v2")
 
 
+async def test_a_memory_that_another_corrected_is_not_overwritten(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        memory = MemoryItem(memory_id="m-1", scope="global", text="Ports are 8000.", subject="ports")
+        await api.mesh.get(MemoryStore).remember(memory)
+        async with reader(browser, f"{api.url}/#/memory") as person:
+            page = person.page
+            await page.get_by_role("button", name="Correct").click()
+            await page.get_by_label("Text").fill("Ports are 9000.")
+            await api.call("PATCH", "/memories/m-1", json={"text": "Ports are 7000."})
+            await page.get_by_role("button", name="Save").click()
+            await expect(page.locator(".notice")).to_contain_text("has another text by now")
+            await expect(page.get_by_text("It was changed meanwhile: Ports are 7000.")).to_be_visible()
+            assert (await api.get("/memories/m-1"))["text"] == "Ports are 7000."
+            await look(page)
+            await page.get_by_role("button", name="Replace that too").click()
+            await look(page)
+            await page.get_by_role("button", name="Save").click()
+            await expect(page.locator(".question")).to_have_text("Ports are 9000.")
+
+
 async def test_a_memory_is_corrected_forgotten_and_brought_back(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path) as api:
         memory = MemoryItem(memory_id="m-1", scope="global", text="Ports are 8000.", subject="ports")

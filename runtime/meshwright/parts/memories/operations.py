@@ -58,9 +58,13 @@ _PAUSE_SECONDS = 3600.0
 
 
 class MemoryChange(Input):
-    """The fields of a memory that change. `subject` and `expires_at` may be null, for none."""
+    """The fields of a memory that change. `subject` and `expires_at` may be null, for none.
+
+    With `was`, the text that its author saw, the change of a memory that has another text by now is refused.
+    """
 
     text: str = Field(default="", min_length=1)
+    was: str | None = None
     kind: MemoryKind = "fact"
     subject: _Subject | None = None
     expires_at: AwareDatetime | None = None
@@ -153,13 +157,15 @@ class Memories:
     )
     async def edit_memory(self, memory_id: Identifier, caller: Caller, change: MemoryChange) -> MemoryItem:
         """Change some fields. A text that a person wrote supersedes what agents said of its subject."""
-        changes = change.model_dump(exclude_unset=True)
+        changes = change.model_dump(exclude_unset=True, exclude={"was"})
         if "text" in changes:
             check_text(changes["text"])
         normalize_subject(changes.get("subject"))
         item = await self._find(memory_id, caller)
         if item.status == "forgotten":
             raise Conflict(f"The memory {memory_id} is forgotten", remedy="Bring it back: mesh memory undo")
+        if change.was not in (None, item.text):
+            raise _has_changed(memory_id)
         changed = {name: value for name, value in changes.items() if value != getattr(item, name)}
         if not changed:
             return item
@@ -268,12 +274,14 @@ class Memories:
         changes: Mapping[str, Any],
         details: Mapping[str, Any],
     ) -> MemoryItem:
-        """Change a memory that is still of the status by which that was decided. Raises Conflict."""
+        """Change a memory that has the status and text by which that was decided. Raises Conflict."""
         memory_id, by = item.memory_id, caller.requested_by
         async with self._changing:
             if (now := await self._find(memory_id, caller)).status != item.status:
                 problem = f"The memory {memory_id} is {now.status} by now, not {item.status}"
                 raise Conflict(problem, remedy="Look at it again")
+            if now.text != item.text:
+                raise _has_changed(memory_id)
             audited = self.mesh.get(Audit).change(
                 caller, f"memory.{action}", f"memories/{memory_id}", details
             )
@@ -314,6 +322,10 @@ class Memories:
                 remedy="Look for them there",
             )
         return self._catalog
+
+
+def _has_changed(memory_id: str) -> Conflict:
+    return Conflict(f"The memory {memory_id} has another text by now", remedy="Look at it again", field="was")
 
 
 def _unknown(memory_id: str) -> NotFound:

@@ -33,15 +33,17 @@ export default function MemoryPage() {
 /** @param {{memory: any}} given */
 function Memory({ memory }) {
   const [text, setText] = useState(/** @type {string | null} */ (null));
+  const [was, setWas] = useState("");
+  const correct = () => { setText(memory.text); setWas(memory.text); };
   const path = `/memories/${memory.memory_id}`;
   const button = (/** @type {string} */ verb, /** @type {string} */ title, /** @type {string} */ done, /** @type {string} */ about) => html`<button type="button" title=${about} onClick=${() => act(done, () => call("POST", `${path}/${verb}`))}>${title}</button>`;
   const forget = () => ask({ title: "Forget this memory?", text: "Agents do not recall it any more. Undo brings it back.", yes: "Forget it", no: "Keep it", isDanger: true, done: "It is not recalled any more", work: () => call("POST", `${path}/forget`) });
   const save = async (/** @type {any} */ event) => {
     event.preventDefault();
-    if (await act("It is changed", () => call("PATCH", path, { text }))) setText(null);
+    if (await act("It is changed", () => call("PATCH", path, { text, was }))) setText(null);
   };
   return html`<article class="card" data-of=${`${memory.status} ${memory.text}`}>
-    ${text === null ? html`<p class="question">${memory.text}</p>` : html`<form class="bar" onSubmit=${save}><label class="wide">Text <textarea rows="3" required value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label><button class="yes" title="Agents recall this text from now on">Save</button><button type="button" onClick=${() => setText(null)}>Leave it</button></form>`}
+    ${text === null ? html`<p class="question">${memory.text}</p>` : html`${was === memory.text ? null : html`<p role="status">It was changed meanwhile: ${memory.text} <button type="button" title="Your text takes the place of this one" onClick=${() => setWas(memory.text)}>Replace that too</button></p>`}<form class="bar" onSubmit=${save}><label class="wide">Text <textarea rows="3" required value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label><button class="yes" title="Agents recall this text from now on">Save</button><button type="button" onClick=${() => setText(null)}>Leave it</button></form>`}
     <p class="line dim"><b class=${memory.status === "active" ? "s-succeeded" : "s-waiting"}>${memory.status}</b> ${memory.kind} of ${memory.scope}${memory.scope_id ? ` ${memory.scope_id}` : ""}
       ${memory.subject ? html`<a href=${to("memory", { subject: memory.subject, status: "all" })}>${memory.subject}</a>` : null}
       <span>trust ${memory.trust}</span> ${memory.agent_id ?? ""} ${memory.task_id ? html`<span>from task <${TaskLink} id=${memory.task_id} /></span>` : null}
@@ -49,7 +51,7 @@ function Memory({ memory }) {
       ${memory.approved_by ? html`<span>promoted by ${memory.approved_by}</span>` : null} ${memory.contradicts?.length ? html`<span class="bad">contradicts ${memory.contradicts.join(", ")}</span>` : null}</p>
     <p class="bar">
       ${may("approver") && ["quarantined", "superseded"].includes(memory.status) ? button("promote", "Promote", "It is recalled from now on", "Agents recall it in their next tasks") : null}
-      ${may("operator") && text === null ? html`<button type="button" onClick=${() => setText(memory.text)}>Correct</button>` : null}
+      ${may("operator") && text === null ? html`<button type="button" onClick=${correct}>Correct</button>` : null}
       ${may("operator") && memory.status !== "forgotten" ? html`<button type="button" class="no" onClick=${forget}>Forget…</button>` : null}
       ${may("operator") ? button("undo", "Undo the last change", "The last change is taken back", "Takes back the last change of this memory alone") : null}
     </p>
