@@ -179,7 +179,7 @@ async def test_a_tool_that_may_have_run_waits_for_a_person_who_says_what_came_of
             mesh.log.tail(EventFilter(task_id=task_id, event_type="task.waiting", after_seq=0))
         )
         assert waiting.payload["subject"]["kind"] == "tool charge"
-        assert waiting.payload["subject"]["request"] == {"arguments": '{"word": "charge 1"}'}
+        assert json.loads(waiting.payload["subject"]["request"]["arguments"]) == {"word": CHARGE[0].text}
         assert (await mesh.get(Tasks).task(task_id)).status == "waiting"
         answer = {"approve": False, "reason": "it was charged: receipt 17"}
         await mesh.get(Tasks).answer(task_id, waiting.payload["key"], answer)
