@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, TaskRequest
+from meshwright.agents.run.erasure import Eraser
 from meshwright.core.errors import TooLarge
+from meshwright.core.messages import Caller
 from meshwright.edges.replies import table
 from meshwright.edges.replies.courier import Address, Courier, Sender, Undeliverable
 from meshwright.edges.replies.table import MAX_CLIENTS, SenderKey
 from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.task_lists import TaskSubject
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
@@ -93,6 +96,20 @@ async def test_a_second_scheme_gets_outcomes_at_its_addresses(tmp_path: Path) ->
         received = [await sender.next(), await sender.next()]
     assert [box for box, _ in received] == ["ada", "bob"]
     assert all(outcome["result"] == {"text": "you said: hello"} for _, outcome in received)
+
+
+async def test_addresses_are_erased_with_their_task(tmp_path: Path) -> None:
+    sender = MailSender()
+    async with mailing(tmp_path, sender) as mesh:
+        await submit(mesh, "ada's telephone")
+        await sender.next()
+        other = TaskKey("default", "t2")
+        for task in (other, TaskKey("acme", TASK.task_id)):
+            await mesh.get(Courier).ask("mail", task, Mailbox(box="bob", client="bob"))
+        await mesh.get(Eraser).erase(Caller(), TaskSubject(task_id=TASK.task_id))
+        assert await mesh.get(Courier).asked("mail", TASK) == []
+        assert len(await mesh.get(Courier).asked("mail", other)) == 1
+        assert len(await mesh.get(Courier).asked("mail", TaskKey("acme", TASK.task_id))) == 1
 
 
 CRASH = """

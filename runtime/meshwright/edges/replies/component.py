@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 
+from meshwright.edges.replies import table
 from meshwright.edges.replies.courier import Courier
 from meshwright.mesh.components import Component
 from meshwright.mesh.mesh import Mesh
@@ -29,6 +31,10 @@ class RepliesComponent(Component):
     async def begin(self) -> None:
         """Send outcomes."""
         await self._courier.begin()
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
+        """Erase the addresses that outcomes of tasks were sent to: URLs, and numbers of telephones."""
+        await self.mesh.database.write(table.erase, tenant_id, task_ids)
 
     async def stop(self) -> None:
         """Send no more."""

@@ -6,6 +6,7 @@ Statements that SQLite and PostgreSQL both take. Beside them, in memory, the lin
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -104,6 +105,13 @@ def remove_addresses(session: Session, scheme: str, task: TaskKey, client: str) 
     for place, text in session.execute(_ADDRESSES, (scheme, *task)).fetchall():
         if from_json(text)["client"] == client:
             session.execute(f"DELETE FROM reply_addresses {_OF_TASK} AND place = ?", (scheme, *task, place))  # noqa: S608 code
+
+
+def erase(session: Session, tenant_id: str, task_ids: Collection[str]) -> None:
+    """Forget all addresses of tasks of a tenant."""
+    for task_id in task_ids:
+        statement = "DELETE FROM reply_addresses WHERE tenant_id = ? AND task_id = ?"
+        session.execute(statement, (tenant_id, task_id))
 
 
 def addresses(session: Session, scheme: str, task: TaskKey) -> list[StoredAddress]:
