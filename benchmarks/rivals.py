@@ -14,7 +14,7 @@ DAPR_AGENTS = "dapr-agents==1.0.9"
 LANGGRAPH = "langgraph==1.2.24 langgraph-checkpoint-sqlite==3.1.2 httpx==0.28.1"
 DBOS = "dbos==3.4.0 httpx==0.28.1"
 RESTATE, RESTATE_SERVER = (
-    "restate-sdk==1.2.0 hypercorn==0.18.0 httpx==0.28.1",
+    "restate-sdk==1.2.0 hypercorn==0.18.0 httpx==0.28.1 aiohttp==3.14.5",
     "@restatedev/restate-server@1.7.12",
 )
 TEMPORAL = "temporalio==1.35.0 httpx==0.28.1"
