@@ -27,7 +27,9 @@ def test_walks_break_no_promise(seed: int, part: int) -> None:
     assert walked.returncode == 0, walked.stdout + walked.stderr
 
 
-@pytest.mark.parametrize("seed", [40001926, 40002024, 40003036, 40007619, 60005095, 40000256, 50009507])
+@pytest.mark.parametrize(
+    "seed", [40001926, 40002024, 40003036, 40007619, 60005095, 40000256, 50009507, 70019668]
+)
 def test_a_walk_that_broke_a_promise_keeps_it(seed: int) -> None:
     command = [sys.executable, "-m", "tests.support.walker", f"--seed={seed}", "--tries=0"]
     walked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

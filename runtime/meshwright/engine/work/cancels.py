@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakKeyDictionary
+from contextvars import ContextVar
+from weakref import WeakKeyDictionary, ref
+
+_HOLDER: ContextVar[ref[asyncio.Task[object]] | None] = ContextVar("_HOLDER", default=None)
+"""The asyncio task with a held cancellation that the code is of: that task, or one that it made since."""
 
 
 class HeldCancels:
@@ -26,13 +30,20 @@ class HeldCancels:
             if self._counts is None:
                 self._counts, self._callers = WeakKeyDictionary(), WeakKeyDictionary()
             self._counts.setdefault(caller, count)
+            _HOLDER.set(ref(caller))
 
     def follow(self, call: asyncio.Task[object]) -> None:
-        """Note that the asyncio task makes a call, which a held cancellation may be for."""
+        """Note that the asyncio task makes a call, which a held cancellation may be for.
+
+        It may be that of another task, which waits for this one: frameworks read streams in their own tasks.
+        """
         if not self._counts or self._callers is None:
             return
-        if (caller := asyncio.current_task()) in self._counts:
-            self._callers[call] = caller
+        holder = _HOLDER.get()
+        for caller in (asyncio.current_task(), None if holder is None else holder()):
+            if caller is not None and caller in self._counts:
+                self._callers[call] = caller
+                return
 
     def deliver(self) -> None:
         """Raise CancelledError in a call, or its caller, if a cancellation is held and still stands."""
