@@ -82,13 +82,13 @@ class Signer:
             update={"key": _public(private), "signature": base64.b64encode(signature).decode()}
         )
 
-    def sign_bytes(self, data: bytes) -> tuple[bytes, bytes]:
-        """The public key, of 32 bytes, and the signature of bytes that cannot be those of a head.
+    def sign_bytes(self, data: bytes) -> bytes:
+        """The signature of bytes that cannot be those of a head. Raises ConfigError."""
+        return self._private().sign(data)
 
-        Raises ConfigError where the key cannot be used.
-        """
-        private = self._private()
-        return private.public_key().public_bytes_raw(), private.sign(data)
+    def public_bytes(self) -> bytes:
+        """The 32 bytes of the public key, which is made if there is none yet. Raises ConfigError."""
+        return self._private().public_key().public_bytes_raw()
 
     def public_key(self) -> str:
         """The public key, in base64, that checks heads; empty where none was made yet.

@@ -29,7 +29,7 @@ class CardSigner:
         header = {"alg": "EdDSA", "typ": "JOSE", "kid": self._key_id(), "jku": f"{base_url}{JWKS_PATH}"}
         protected = _base64(canonical_json(header))
         payload = _base64(canonical_json(_without_empty(card)))
-        _, signature = self._signer.sign_bytes(f"{protected}.{payload}".encode())
+        signature = self._signer.sign_bytes(f"{protected}.{payload}".encode())
         return {**card, "signatures": [{"protected": protected, "signature": _base64(signature)}]}
 
     def keys(self) -> dict[str, Any]:
@@ -37,8 +37,7 @@ class CardSigner:
         return {"keys": [{**self._key(), "kid": self._key_id(), "use": "sig", "alg": "EdDSA"}]}
 
     def _key(self) -> dict[str, Any]:
-        public, _ = self._signer.sign_bytes(b"")
-        return {"crv": "Ed25519", "kty": "OKP", "x": _base64(public)}
+        return {"crv": "Ed25519", "kty": "OKP", "x": _base64(self._signer.public_bytes())}
 
     def _key_id(self) -> str:
         """The thumbprint of the key (RFC 7638)."""

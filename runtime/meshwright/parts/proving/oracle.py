@@ -290,11 +290,9 @@ def _check_costs(evidence: Evidence) -> Iterator[str]:
     recorded = Counter[tuple[Any, ...]](
         (event.task_id, event.payload["attempt"]) for event in evidence.select_events("model.called")
     )
-    made = Counter[tuple[Any, ...]]((task_id, attempt) for task_id, attempt, _ in evidence.called)
-    for (
-        task_id,
-        attempt,
-    ), count in made.items():  # of calls side by side a cut one may count at another step
+    # By attempt: of calls side by side a cut one may count at another step.
+    calls = Counter[tuple[Any, ...]]((task_id, attempt) for task_id, attempt, _ in evidence.called)
+    for (task_id, attempt), count in calls.items():
         if count > (counted := recorded[task_id, attempt]):
             yield f"{count} calls of task {task_id} were made in attempt {attempt}, and {counted} recorded"
 
