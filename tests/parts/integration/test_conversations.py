@@ -71,8 +71,9 @@ async def test_conversation_is_made_changed_and_deleted(api: Api) -> None:
         deleted = await client.conversations.delete(made.id)
         assert (deleted.id, deleted.deleted, deleted.object) == (made.id, True, "conversation.deleted")
         for call in (client.conversations.retrieve(made.id), client.conversations.delete(made.id)):
-            with pytest.raises(openai.NotFoundError):
+            with pytest.raises(openai.NotFoundError) as unknown:
                 await call
+            assert unknown.value.code == "conversation_not_found"
 
 
 async def test_items_are_those_added_and_those_of_tasks(api: Api) -> None:

@@ -51,6 +51,10 @@ class UnknownRoute(NotFound):
     """The wire has no such path."""
 
 
+class UnknownConversation(NotFound):
+    """There is no such conversation, or no such message in it."""
+
+
 class UnknownResponse(NotFound):
     """There is no such stored response."""
 
@@ -79,6 +83,7 @@ _REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
     (UnknownRoute, _Refusal(404, "invalid_request_error", "unknown_url")),
     (UnknownPreviousResponse, _Refusal(400, "invalid_request_error", "previous_response_not_found")),
     (UnknownResponse, _Refusal(404, "invalid_request_error", "response_not_found")),
+    (UnknownConversation, _Refusal(404, "invalid_request_error", "conversation_not_found")),
     (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
     (WrongMethod, _Refusal(405, "invalid_request_error", "method_not_supported")),
     (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),

@@ -10,6 +10,7 @@ from meshwright.component import Caller, Forbidden, Mesh, NotFound, Operations
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work.conversation import CONVERSATION, TaskMessages, ThreadMessage
 from meshwright.kit import new_id
+from meshwright.models.wire.errors import UnknownConversation
 from meshwright.parts.conversations import table
 from meshwright.parts.conversations.documents import (
     ConversationDocument,
@@ -23,10 +24,6 @@ from meshwright.parts.conversations.table import ConversationKey, ConversationRo
 _MAX_TASKS = 500  # of a thread whose messages are listed, the newest
 _REQUEST = "_request"
 """Ends the id of a task's request; its answer has the id of a response's message."""
-
-
-class UnknownConversation(NotFound):
-    """There is no such conversation, or no such message in it."""
 
 
 class _ItemPlace(NamedTuple):
